@@ -1,0 +1,123 @@
+"""What a card says of itself: a Credential, and how far it can be trusted.
+
+A Credential identifies; it names nobody. Whose it is, only the hub knows.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Final
+
+UID_SCHEME: Final = "uid"
+
+MAX_FIELD_CHARS: Final = 64
+"""Upper bound of each of a Credential's three texts, in characters."""
+
+
+class Assurance(IntEnum):
+    """How hard the credential is to copy; it travels with every tap."""
+
+    UID = 0
+    """A serial number sent in clear before any key: trivially cloned."""
+    DATA = 1
+    """Read from the card's files or sectors: copied with effort."""
+    AUTHENTICATED = 2
+    """The card proved that it holds a key."""
+
+
+class CardNumberFormat(StrEnum):
+    """How a list of card numbers writes a UID; see `uid_from`."""
+
+    HEX = "hex"
+    HEX_REVERSED = "hex-reversed"
+    DEC10 = "dec10"
+    DEC8 = "dec8"
+
+
+class InvalidCredentialError(ValueError):
+    """A text that cannot be an identity; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """(scheme, issuer, value): the three texts that together identify a card.
+
+    `scheme` is the profile's name (`uid`), `issuer` who numbers the values (empty for `uid`),
+    `value` the identifier itself; a `uid` is upper-case hex in the order in which the reader
+    returns it (PC/SC part 3, GET DATA `FF CA 00 00 00`), without separators.
+    """
+
+    scheme: str
+    issuer: str
+    value: str
+
+    def __post_init__(self) -> None:
+        for name, text in (
+            ("scheme", self.scheme),
+            ("issuer", self.issuer),
+            ("value", self.value),
+        ):
+            if len(text) > MAX_FIELD_CHARS:
+                raise InvalidCredentialError(f"{name} has more than {MAX_FIELD_CHARS} characters")
+        if not self.scheme or not self.value:
+            raise InvalidCredentialError("a credential needs a scheme and a value")
+        if self.scheme == UID_SCHEME:
+            if self.issuer:
+                raise InvalidCredentialError("a uid has no issuer")
+            _check_uid(self.value)
+
+
+def uid_credential(uid: bytes) -> Credential:
+    """The credential of a UID as the reader returned it.
+
+    Raises InvalidCredentialError for a length that no card has (ISO/IEC 14443-3 §6.5: 4, 7 or
+    10 bytes; ISO/IEC 15693-3: 8), for an all-zero UID, and for a random one (first byte 08,
+    ISO/IEC 14443-3 §6.5.4), which phones send anew at each tap.
+    """
+    return Credential(UID_SCHEME, "", uid.hex().upper())
+
+
+def uid_from(number: str, number_format: CardNumberFormat) -> Credential:
+    """The credential of a card number as a list writes it.
+
+    `hex`: as the reader returns it; `hex-reversed`: bytes in the opposite order; `dec10`: the four
+    UID bytes, first byte lowest, as one decimal number of up to ten digits (common wedge readers);
+    `dec8`: three digits of one byte and five of two, which cannot name a four-byte UID and is
+    therefore refused. Raises InvalidCredentialError with the reason.
+    """
+    text = number.strip()
+    match number_format:
+        case CardNumberFormat.HEX | CardNumberFormat.HEX_REVERSED:
+            digits = re.sub(r"[ :\-]", "", text).upper()
+            if not re.fullmatch(r"(?:[0-9A-F]{2})+", digits):
+                raise InvalidCredentialError(f"{text!r} is not an even number of hex digits")
+            uid = bytes.fromhex(digits)
+            return uid_credential(
+                uid[::-1] if number_format is CardNumberFormat.HEX_REVERSED else uid
+            )
+        case CardNumberFormat.DEC10:
+            if not re.fullmatch(r"[0-9]{10}", text):
+                raise InvalidCredentialError(
+                    f"{text!r} is not ten digits (were leading zeros lost in a spreadsheet?)"
+                )
+            value = int(text)
+            if value >= 1 << 32:
+                raise InvalidCredentialError(f"{text!r} is more than four bytes can hold")
+            return uid_credential(value.to_bytes(4, "little"))
+        case CardNumberFormat.DEC8:
+            raise InvalidCredentialError(
+                f"{text!r}: dec8 shows three of a card's four bytes and fits 256 cards; "
+                "export the list as hex or dec10"
+            )
+
+
+def _check_uid(value: str) -> None:
+    if not re.fullmatch(r"(?:[0-9A-F]{2})+", value):
+        raise InvalidCredentialError(f"uid {value!r} is not upper-case hex")
+    length = len(value) // 2
+    if length not in {4, 7, 8, 10}:
+        raise InvalidCredentialError(f"a uid has 4, 7, 8 or 10 bytes, not {length}")
+    if not value.strip("0"):
+        raise InvalidCredentialError("an all-zero uid identifies nothing")
+    if length == 4 and value.startswith("08"):
+        raise InvalidCredentialError("a uid that begins with 08 is random, new at each tap")
