@@ -1,0 +1,146 @@
+"""Opening the hub's database, and bringing its schema up to this version of the code.
+
+One URL selects the database: `sqlite:///FILE` or `postgresql://…` (psycopg 3). Promises:
+
+- `engine.begin()` is a write transaction: on SQLite `BEGIN IMMEDIATE`, so that it waits for its
+  turn at the start and is never refused half-way; a commit is durable (WAL, synchronous=FULL).
+- `reading(engine)` is a read transaction: one snapshot from first to last statement, never waiting
+  for a writer; a write inside it fails.
+- `migrate(engine)` is all or nothing, safe to run from two processes, and refuses a database that
+  a newer version of the code has written.
+
+It does not create PostgreSQL databases or roles, and it offers no database in memory.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+BUSY_TIMEOUT_MS: Final = 30_000
+"""How long a SQLite connection waits for another's write lock before it gives up."""
+
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK: Final = 0x73687561  # an arbitrary key for PostgreSQL's advisory lock
+_READ_OPTION: Final = "shuaka_read"
+
+
+class DatabaseUrlError(ValueError):
+    """The setting that names the database cannot be used; the message says why."""
+
+
+class DatabaseTooNewError(RuntimeError):
+    """The database was written by a newer version of this program."""
+
+    def __init__(self, found: str, known: str) -> None:
+        """`found`: the revision in the database; `known`: the newest that this code has."""
+        super().__init__(
+            f"the database is at schema revision {found}, which this version does not know "
+            f"(its newest is {known}): install the newer version, or restore an older backup"
+        )
+        self.found = found
+        self.known = known
+
+
+def open_engine(url: str) -> Engine:
+    """An engine on the database that `url` names; nothing is connected or created yet.
+
+    Raises DatabaseUrlError for anything but a SQLite file or PostgreSQL.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        engine = create_engine(parsed, pool_pre_ping=True)
+        event.listen(engine, "begin", _begin_postgresql)
+    return engine
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection in a read-only transaction over one snapshot, rolled back at the end."""
+    with engine.connect().execution_options(**{_READ_OPTION: True}) as conn:
+        yield conn
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the schema to this code's newest revision, in one transaction.
+
+    Raises DatabaseTooNewError, and changes nothing, if the database is ahead of this code.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    scripts = ScriptDirectory.from_config(config)
+    known = {script.revision for script in scripts.walk_revisions()}
+    with engine.begin() as conn:
+        if conn.dialect.name == "postgresql":
+            conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+        found = MigrationContext.configure(conn).get_current_revision()
+        if found is not None and found not in known:
+            raise DatabaseTooNewError(found, scripts.get_current_head() or "none")
+        config.attributes["connection"] = conn
+        command.upgrade(config, "head")
+
+
+def revision(conn: Connection) -> str | None:
+    """The schema revision that the database is at, or None before the first migration."""
+    return MigrationContext.configure(conn).get_current_revision()
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise DatabaseUrlError(
+            "the database URL cannot be read: expected sqlite:///FILE or postgresql://…"
+        ) from None
+    match parsed.drivername:
+        case "sqlite" | "sqlite+pysqlite":
+            if parsed.database in {None, "", ":memory:"}:
+                raise DatabaseUrlError("the database URL names no file: expected sqlite:///FILE")
+            return parsed.set(drivername="sqlite+pysqlite")
+        case "postgresql" | "postgres" | "postgresql+psycopg":
+            return parsed.set(drivername="postgresql+psycopg")
+        case other:
+            raise DatabaseUrlError(
+                f"{other!r} is no database this hub knows: expected sqlite or postgresql"
+            )
+
+
+def _configure_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    assert isinstance(connection, sqlite3.Connection)  # noqa: S101
+    # The driver must not begin transactions by itself: it does so before writes only, and not
+    # before DDL. `_begin_sqlite` does it instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(conn: Connection) -> None:
+    read = bool(conn.get_execution_options().get(_READ_OPTION))
+    conn.exec_driver_sql(f"PRAGMA query_only={'ON' if read else 'OFF'}")
+    conn.exec_driver_sql("BEGIN" if read else "BEGIN IMMEDIATE")
+
+
+def _begin_postgresql(conn: Connection) -> None:
+    if conn.get_execution_options().get(_READ_OPTION):
+        conn.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

@@ -1,0 +1,495 @@
+"""The hub's tables, portable over SQLite and PostgreSQL. No statements; no ORM.
+
+Three kinds of table, and it matters which is which:
+
+- **Facts** (`batches`, `entries`, `epochs`, `heartbeats`, …): what devices said. Added by ingest,
+  never changed, except that a credential's value can be erased.
+- **Registers** (`organisations`, `members`, `meetings`, …): what people told us, dated.
+- **Derived** (`readings`, `check_ins`): computed from the other two by `hub.derive`; may be dropped
+  and rebuilt at any time.
+
+Times are integer milliseconds since the Unix epoch in UTC (`*_ms`); a validity `[valid_from_ms,
+valid_to_ms)` is half-open, NULL meaning "until further notice". Whatever leaves the hub is named by
+`public_id` (random, 128 bit) or by its own code, never by the integer key.
+
+That two validities don't overlap is kept by whoever writes them (`hub.imports`): no constraint says
+it on both databases.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    false,
+    text,
+)
+
+from hub.domain.terms import (
+    Body,
+    CardStatus,
+    DeviceStatus,
+    MeetingKind,
+    OrgKind,
+    Outcome,
+    Verdict,
+)
+
+SUBJECT_NONE: Final = 0
+"""`entries.subject_state`: the entry has no subject."""
+SUBJECT_OPENED: Final = 1
+"""The subject was opened, and `credential_id` says whose it is."""
+SUBJECT_WITHHELD: Final = 2
+"""The edge sent the entry without its sealed subject (it was erased there)."""
+SUBJECT_UNOPENED: Final = 3
+"""The sealed subject could not be opened; it is kept in `unopened_subjects`."""
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite fills in a key by itself only where the column's type is exactly INTEGER.
+_Key = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _key() -> Column[int]:
+    return Column("id", _Key, primary_key=True, autoincrement=True)
+
+
+def _ref(name: str, target: str, *, nullable: bool = False, index: bool = False) -> Column[int]:
+    return Column(name, _Key, ForeignKey(target), nullable=nullable, index=index)
+
+
+def _ms(name: str, *, nullable: bool = False) -> Column[int]:
+    return Column(name, BigInteger(), nullable=nullable)
+
+
+def _one_of(column: str, terms: type[StrEnum]) -> CheckConstraint:
+    values = ", ".join(f"'{term.value}'" for term in terms)
+    return CheckConstraint(f"{column} IN ({values})", name=column)
+
+
+def _validity() -> tuple[Column[int], Column[int], CheckConstraint]:
+    return (
+        _ms("valid_from_ms"),
+        _ms("valid_to_ms", nullable=True),
+        CheckConstraint("valid_to_ms > valid_from_ms", name="validity"),
+    )
+
+
+# --- The hub itself -------------------------------------------------------------------------
+
+hub_state = Table(
+    "hub_state",
+    metadata,
+    Column("id", SmallInteger(), primary_key=True, autoincrement=False),
+    # Unix seconds at which this hub, or this restored copy of it, began; only ever grows.
+    Column("generation", BigInteger(), nullable=False),
+    # Counts the starts of `serve`; a stale MQTT will is seen through by it.
+    Column("session", BigInteger(), nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    _key(),
+    Column("name", Text(), nullable=False),
+    # NULL: everywhere. Otherwise for this organisation and all below it.
+    _ref("organisation_id", "organisations.id", nullable=True),
+    Column("value", Text(), nullable=False),
+    _ms("valid_from_ms"),
+    Column("source", Text(), nullable=False),
+    UniqueConstraint("name", "organisation_id", "valid_from_ms"),
+)
+
+# --- Registers ------------------------------------------------------------------------------
+
+organisations = Table(
+    "organisations",
+    metadata,
+    _key(),
+    Column("public_id", Uuid(), nullable=False, unique=True),
+    Column("code", Text(), nullable=False, unique=True),
+    Column("name", Text(), nullable=False),
+    Column("kind", Text(), nullable=False),
+    _ref("parent_id", "organisations.id", nullable=True, index=True),
+    _one_of("kind", OrgKind),
+    CheckConstraint("parent_id <> id", name="not_its_own_parent"),
+)
+
+members = Table(
+    "members",
+    metadata,
+    _key(),
+    Column("public_id", Uuid(), nullable=False, unique=True),
+    Column("code", Text(), nullable=False, unique=True),
+    Column("name", Text(), nullable=False),
+)
+
+memberships = Table(
+    "memberships",
+    metadata,
+    _key(),
+    _ref("member_id", "members.id", index=True),
+    _ref("organisation_id", "organisations.id", index=True),
+    Column("body", Text(), nullable=False),
+    *_validity(),
+    _one_of("body", Body),
+)
+
+cards = Table(
+    "cards",
+    metadata,
+    _key(),
+    Column("public_id", Uuid(), nullable=False, unique=True),
+    Column("code", Text(), nullable=False, unique=True),
+    Column("status", Text(), nullable=False),
+    _one_of("status", CardStatus),
+)
+
+credentials = Table(
+    "credentials",
+    metadata,
+    _key(),
+    Column("scheme", Text(), nullable=False),
+    Column("issuer", Text(), nullable=False),
+    # NULL once erased: the facts keep the id and lose the person.
+    Column("value", Text(), nullable=True),
+    _ref("card_id", "cards.id", nullable=True, index=True),
+    # When a tap first brought it, NULL for one that only an import has named.
+    _ms("first_seen_ms", nullable=True),
+    UniqueConstraint("scheme", "issuer", "value"),
+)
+
+bindings = Table(
+    "bindings",
+    metadata,
+    _key(),
+    _ref("card_id", "cards.id", index=True),
+    _ref("member_id", "members.id", index=True),
+    *_validity(),
+)
+
+venues = Table(
+    "venues",
+    metadata,
+    _key(),
+    Column("public_id", Uuid(), nullable=False, unique=True),
+    Column("code", Text(), nullable=False, unique=True),
+    Column("name", Text(), nullable=False),
+    _ref("organisation_id", "organisations.id", index=True),
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    _key(),
+    # The edge id on the wire: its sixteen bytes.
+    Column("public_id", Uuid(), nullable=False, unique=True),
+    Column("name", Text(), nullable=False, unique=True),
+    Column("status", Text(), nullable=False),
+    Column("sign_key", LargeBinary(), nullable=True),
+    Column("seal_key", LargeBinary(), nullable=True),
+    _ms("enrolled_at_ms", nullable=True),
+    _one_of("status", DeviceStatus),
+    CheckConstraint("status <> 'ACTIVE' OR sign_key IS NOT NULL", name="active_has_key"),
+    CheckConstraint("length(sign_key) = 32", name="sign_key"),
+    CheckConstraint("length(seal_key) = 32", name="seal_key"),
+)
+
+enrolment_codes = Table(
+    "enrolment_codes",
+    metadata,
+    _key(),
+    _ref("device_id", "devices.id", index=True),
+    Column("secret_sha256", LargeBinary(), nullable=False, unique=True),
+    _ms("created_ms"),
+    _ms("expires_ms"),
+    _ms("used_at_ms", nullable=True),
+    Column("used_sign_key", LargeBinary(), nullable=True),
+    CheckConstraint("length(secret_sha256) = 32", name="secret_sha256"),
+    CheckConstraint("(used_at_ms IS NULL) = (used_sign_key IS NULL)", name="used"),
+)
+
+placements = Table(
+    "placements",
+    metadata,
+    _key(),
+    _ref("device_id", "devices.id", index=True),
+    _ref("venue_id", "venues.id", index=True),
+    *_validity(),
+)
+
+meetings = Table(
+    "meetings",
+    metadata,
+    _key(),
+    Column("public_id", Uuid(), nullable=False, unique=True),
+    Column("code", Text(), nullable=False, unique=True),
+    _ref("organisation_id", "organisations.id"),
+    Column("kind", Text(), nullable=False),
+    Column("title", Text(), nullable=False),
+    _ref("venue_id", "venues.id"),
+    _ms("starts_ms"),
+    _ms("ends_ms"),
+    # The start of the check-in window, which ends with the meeting: resolved from the policy.
+    _ms("opens_ms"),
+    Column("grace_minutes", Integer(), nullable=False),
+    Column("cancelled", Boolean(), nullable=False, server_default=false()),
+    # Grows by one whenever the meeting or its derived attendance changes; live pages follow it.
+    Column("change", BigInteger(), nullable=False, server_default=text("0")),
+    _one_of("kind", MeetingKind),
+    CheckConstraint("opens_ms <= starts_ms AND starts_ms < ends_ms", name="times"),
+    CheckConstraint("grace_minutes >= 0", name="grace_minutes"),
+    Index(None, "venue_id", "opens_ms"),
+    Index(None, "organisation_id", "starts_ms"),
+)
+
+# --- Facts ----------------------------------------------------------------------------------
+
+epochs = Table(
+    "epochs",
+    metadata,
+    _key(),
+    _ref("device_id", "devices.id"),
+    Column("epoch", LargeBinary(), nullable=False),
+    Column("boot_id", LargeBinary(), nullable=False),
+    # The header's exact bytes. The content key that it wraps is never stored in clear.
+    Column("header", LargeBinary(), nullable=False),
+    Column("parent_epoch", LargeBinary(), nullable=True),
+    Column("parent_seq", BigInteger(), nullable=True),
+    Column("parent_digest", LargeBinary(), nullable=True),
+    _ms("opened_boottime_ms"),
+    _ms("opened_wall_ms"),
+    Column("opened_trusted", Boolean(), nullable=False),
+    Column("software", Text(), nullable=False),
+    # The contiguous mark: every entry up to and including `through` is held.
+    Column("through", BigInteger(), nullable=False, server_default=text("0")),
+    # NULL while nothing is held.
+    Column("through_digest", LargeBinary(), nullable=True),
+    UniqueConstraint("device_id", "epoch"),
+    Index(None, "device_id", "boot_id"),
+    CheckConstraint("length(epoch) = 16", name="epoch"),
+    CheckConstraint("length(boot_id) = 16", name="boot_id"),
+    CheckConstraint(
+        "(parent_epoch IS NULL) = (parent_seq IS NULL)"
+        " AND (parent_epoch IS NULL) = (parent_digest IS NULL)",
+        name="parent",
+    ),
+    CheckConstraint("through >= 0", name="through"),
+)
+
+islands = Table(
+    "islands",
+    metadata,
+    _ref("epoch_id", "epochs.id"),
+    Column("first", BigInteger(), nullable=False),
+    Column("last", BigInteger(), nullable=False),
+    # The digests before `first` and at `last`: what the neighbours must fit to.
+    Column("previous_digest", LargeBinary(), nullable=False),
+    Column("last_digest", LargeBinary(), nullable=False),
+    PrimaryKeyConstraint("epoch_id", "first"),
+    CheckConstraint("first <= last", name="range"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    _key(),
+    _ref("epoch_id", "epochs.id"),
+    Column("first", BigInteger(), nullable=False),
+    Column("last", BigInteger(), nullable=False),
+    # The signed bytes exactly as they came.
+    Column("signed", LargeBinary(), nullable=False),
+    _ms("received_ms"),
+    Column("transport", Text(), nullable=False),
+    # False until `hub.derive` has taken it; set in the transaction of its effects.
+    Column("derived", Boolean(), nullable=False, server_default=false()),
+    CheckConstraint("transport IN ('mqtt', 'usb')", name="transport"),
+    Index(None, "epoch_id", "first"),
+    Index(
+        "ix_batches_underived",
+        "id",
+        sqlite_where=text("NOT derived"),
+        postgresql_where=text("NOT derived"),
+    ),
+)
+
+# Ingest writes here at speed: `epoch_id` is guarded by the batch's own reference.
+entries = Table(
+    "entries",
+    metadata,
+    Column("epoch_id", _Key, nullable=False),
+    Column("seq", BigInteger(), nullable=False),
+    # The entry type's number on the wire.
+    Column("kind", SmallInteger(), nullable=False),
+    # NULL, like `wall_ms` and `trusted`, only where `problem` says that it could not be read.
+    _ms("boottime_ms", nullable=True),
+    _ms("wall_ms", nullable=True),
+    Column("trusted", Boolean(), nullable=True),
+    Column("reader", Text(), nullable=True),
+    Column("assurance", SmallInteger(), nullable=True),
+    _ref("credential_id", "credentials.id", nullable=True, index=True),
+    # SUBJECT_NONE, SUBJECT_OPENED, SUBJECT_WITHHELD or SUBJECT_UNOPENED.
+    Column("subject_state", SmallInteger(), nullable=False),
+    # The exact bytes of everything but a well-formed tap.
+    Column("body", LargeBinary(), nullable=True),
+    # Why it could not be decoded.
+    Column("problem", Text(), nullable=True),
+    # No index: a batch's entries are found by its epoch and range of seqs.
+    _ref("batch_id", "batches.id"),
+    PrimaryKeyConstraint("epoch_id", "seq"),
+    CheckConstraint("subject_state BETWEEN 0 AND 3", name="subject_state"),
+    CheckConstraint("(subject_state = 1) = (credential_id IS NOT NULL)", name="subject"),
+    sqlite_with_rowid=False,
+)
+
+unopened_subjects = Table(
+    "unopened_subjects",
+    metadata,
+    _ref("epoch_id", "epochs.id"),
+    Column("seq", BigInteger(), nullable=False),
+    Column("sealed", LargeBinary(), nullable=False),
+    PrimaryKeyConstraint("epoch_id", "seq"),
+)
+
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    _key(),
+    _ref("device_id", "devices.id"),
+    # The epoch as the device names it: a heartbeat may overtake the epoch's first batch.
+    Column("epoch", LargeBinary(), nullable=False),
+    Column("head_seq", BigInteger(), nullable=False),
+    Column("head_digest", LargeBinary(), nullable=False),
+    _ms("boottime_ms"),
+    _ms("wall_ms"),
+    Column("trusted", Boolean(), nullable=False),
+    Column("released_through", BigInteger(), nullable=False),
+    Column("first_held", BigInteger(), nullable=False),
+    # JSON: the readers and their states, as the device said them.
+    Column("readers", Text(), nullable=False),
+    Column("signed", LargeBinary(), nullable=False),
+    _ms("received_ms"),
+    UniqueConstraint("device_id", "epoch", "boottime_ms", "head_seq"),
+    Index(None, "device_id", "received_ms"),
+    CheckConstraint("length(epoch) = 16", name="epoch"),
+)
+
+rejections = Table(
+    "rejections",
+    metadata,
+    _key(),
+    Column("reason", Text(), nullable=False),
+    Column("topic", Text(), nullable=False),
+    Column("size", BigInteger(), nullable=False),
+    # The first bytes of it, at most 256.
+    Column("sample", LargeBinary(), nullable=False),
+    # The edge that it claimed to come from: nobody vouches for that.
+    Column("edge", Text(), nullable=True),
+    _ms("at_ms"),
+    CheckConstraint("length(sample) <= 256", name="sample"),
+)
+
+rejection_counts = Table(
+    "rejection_counts",
+    metadata,
+    Column("reason", Text(), primary_key=True),
+    Column("count", BigInteger(), nullable=False),
+    _ms("last_ms"),
+)
+
+# --- Access ---------------------------------------------------------------------------------
+
+tokens = Table(
+    "tokens",
+    metadata,
+    _key(),
+    Column("name", Text(), nullable=False, unique=True),
+    Column("token_sha256", LargeBinary(), nullable=False, unique=True),
+    # The sub-tree that it may see.
+    _ref("organisation_id", "organisations.id"),
+    _ms("created_ms"),
+    _ms("expires_ms", nullable=True),
+    _ms("revoked_ms", nullable=True),
+    CheckConstraint("length(token_sha256) = 32", name="token_sha256"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    _key(),
+    Column("session_sha256", LargeBinary(), nullable=False, unique=True),
+    _ref("token_id", "tokens.id", index=True),
+    _ms("created_ms"),
+    _ms("expires_ms"),
+    CheckConstraint("length(session_sha256) = 32", name="session_sha256"),
+)
+
+# --- Derived: may be emptied and rebuilt ----------------------------------------------------
+
+# No foreign keys: these rows are computed from rows that exist, and are replaced in bulk.
+readings = Table(
+    "readings",
+    metadata,
+    Column("epoch_id", _Key, nullable=False),
+    Column("seq", BigInteger(), nullable=False),
+    # The corrected time, NULL where only an interval is known.
+    _ms("at_ms", nullable=True),
+    # The interval; NULL at either end: unbounded.
+    _ms("earliest_ms", nullable=True),
+    _ms("latest_ms", nullable=True),
+    Column("venue_id", _Key, nullable=True),
+    Column("member_id", _Key, nullable=True),
+    Column("outcome", Text(), nullable=False),
+    PrimaryKeyConstraint("epoch_id", "seq"),
+    _one_of("outcome", Outcome),
+    Index(None, "venue_id", "at_ms"),
+    Index(None, "member_id", "at_ms"),
+    Index(
+        "ix_readings_undated",
+        "epoch_id",
+        sqlite_where=text("at_ms IS NULL"),
+        postgresql_where=text("at_ms IS NULL"),
+    ),
+    sqlite_with_rowid=False,
+)
+
+check_ins = Table(
+    "check_ins",
+    metadata,
+    Column("meeting_id", _Key, nullable=False),
+    Column("member_id", _Key, nullable=False),
+    # The earliest tap that counts, and its entry.
+    _ms("at_ms"),
+    Column("verdict", Text(), nullable=False),
+    Column("epoch_id", _Key, nullable=False),
+    Column("seq", BigInteger(), nullable=False),
+    # How many taps say the same.
+    Column("taps", Integer(), nullable=False),
+    PrimaryKeyConstraint("meeting_id", "member_id"),
+    _one_of("verdict", Verdict),
+    Index(None, "member_id", "at_ms"),
+    sqlite_with_rowid=False,
+)
