@@ -1,0 +1,251 @@
+"""The journal's entries, the epoch that holds them, and the chain that links them.
+
+An entry is bytes first: what was written is what is hashed, sent and kept. `decode_entry` reads it
+where it can. Digests: `digest(0)` is the SHA-256 of the epoch's header, `digest(n)` that of
+`digest(n-1)` followed by entry n. Seqs start at 1 in each epoch.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Self, assert_never
+
+from protocol import cbor
+from protocol.credential import Assurance
+from protocol.errors import LocalError, Reason, RemoteError
+from protocol.identity import KEY_ID_BYTES
+from protocol.sealing import WRAPPED_KEY_BYTES
+
+ID_BYTES: Final = 16
+"""An edge, an epoch and a boot are named by 16 bytes each."""
+DIGEST_BYTES: Final = 32
+MAX_ENTRY_BYTES: Final = 1024
+MAX_HEADER_BYTES: Final = 512
+MAX_READER_CHARS: Final = 64
+MAX_REASON_CHARS: Final = 200
+
+KIND_TAP: Final = 1
+KIND_ACTION: Final = 2
+"""Reserved: what a secretary's card authorises. Kept byte for byte by a hub that can't read it."""
+KIND_CLOCK: Final = 3
+KIND_READER_UP: Final = 4
+KIND_READER_DOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """When the edge saw something: CLOCK_BOOTTIME and the wall clock, both in ms, and its worth."""
+
+    boottime_ms: int
+    wall_ms: int
+    trusted: bool
+    """Whether the wall clock was known to be right (synchronised) at that moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A card was held to a reader. Whose it is, the sealed subject tells the hub alone."""
+
+    at: Stamp
+    reader: str
+    assurance: Assurance
+    subject: bytes
+    """SHA-256 of the sealed subject, which travels beside the signed bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSample:
+    """What the clocks said: the first entry of each epoch, and one at each change of trust."""
+
+    at: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderUp:
+    at: Stamp
+    reader: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderDown:
+    at: Stamp
+    reader: str
+    reason: str
+
+
+Entry = Tap | ClockSample | ReaderUp | ReaderDown
+
+
+def encode_entry(entry: Entry) -> bytes:
+    match entry:
+        case Tap(at, reader, assurance, subject):
+            tail: list[object] = [reader, int(assurance), subject]
+            kind = KIND_TAP
+        case ClockSample(at):
+            tail = []
+            kind = KIND_CLOCK
+        case ReaderUp(at, reader):
+            tail = [reader]
+            kind = KIND_READER_UP
+        case ReaderDown(at, reader, reason):
+            tail = [reader, reason]
+            kind = KIND_READER_DOWN
+        case _:
+            assert_never(entry)
+    encoded = cbor.encode([kind, at.boottime_ms, at.wall_ms, at.trusted, *tail])
+    if len(encoded) > MAX_ENTRY_BYTES:
+        raise LocalError(f"an entry of {len(encoded)} bytes")
+    return encoded
+
+
+def decode_entry(data: bytes) -> Entry:
+    """The entry in `data`; RemoteError(MALFORMED) where it is broken or of an unknown kind.
+
+    Elements after the known ones are ignored: a later version may append some.
+    """
+    if len(data) > MAX_ENTRY_BYTES:
+        raise RemoteError(Reason.MALFORMED, f"an entry of {len(data)} bytes")
+    value = cbor.decode(data, "entry")
+    fields = cbor.Fields(value, "entry", 4)
+    kind = fields.uint("kind")
+    at = Stamp(
+        fields.uint("boottime"),
+        fields.integer("wall time"),
+        fields.flag("trusted"),
+    )
+    match kind:
+        case 1:
+            fields.need(7)
+            reader = fields.text("reader", MAX_READER_CHARS)
+            assurance = Assurance(fields.uint("assurance", max(Assurance)))
+            return Tap(at, reader, assurance, fields.octets("subject", DIGEST_BYTES))
+        case 3:
+            return ClockSample(at)
+        case 4:
+            fields.need(5)
+            return ReaderUp(at, fields.text("reader", MAX_READER_CHARS))
+        case 5:
+            fields.need(6)
+            return ReaderDown(
+                at,
+                fields.text("reader", MAX_READER_CHARS),
+                fields.text("reason", MAX_REASON_CHARS),
+            )
+        case _:
+            raise RemoteError(Reason.MALFORMED, f"entry: kind {kind} is not known here")
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The last durable entry before this epoch: where the chain goes on from."""
+
+    epoch: bytes
+    seq: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EpochHeader:
+    """Opens an epoch: one start of the daemon, or one reopening of its journal."""
+
+    edge: bytes
+    epoch: bytes
+    boot: bytes
+    opened: Stamp
+    parent: Parent | None
+    software: str
+    hub_key: bytes
+    """Key id of the hub's sealing key for which the content key is wrapped."""
+    wrapped_key: bytes
+
+    def encode(self) -> bytes:
+        parent = self.parent
+        return cbor.encode(
+            [
+                self.edge,
+                self.epoch,
+                self.boot,
+                self.opened.boottime_ms,
+                self.opened.wall_ms,
+                self.opened.trusted,
+                None if parent is None else [parent.epoch, parent.seq, parent.digest],
+                self.software,
+                self.hub_key,
+                self.wrapped_key,
+            ]
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises RemoteError(MALFORMED)."""
+        if len(data) > MAX_HEADER_BYTES:
+            raise RemoteError(Reason.MALFORMED, f"an epoch header of {len(data)} bytes")
+        fields = cbor.Fields(cbor.decode(data, "epoch header"), "epoch header", 10)
+        return cls(
+            edge=fields.octets("edge", ID_BYTES),
+            epoch=fields.octets("epoch", ID_BYTES),
+            boot=fields.octets("boot", ID_BYTES),
+            opened=Stamp(
+                fields.uint("boottime"), fields.integer("wall time"), fields.flag("trusted")
+            ),
+            parent=_parent(fields.any()),
+            software=fields.text("software", 64),
+            hub_key=fields.octets("hub key", KEY_ID_BYTES),
+            wrapped_key=fields.octets("wrapped key", WRAPPED_KEY_BYTES),
+        )
+
+
+def _parent(value: cbor.Value) -> Parent | None:
+    if value is None:
+        return None
+    fields = cbor.Fields(value, "parent", 3)
+    return Parent(
+        fields.octets("epoch", ID_BYTES), fields.uint("seq"), fields.octets("digest", DIGEST_BYTES)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Stands in a batch where entries `first` to `last` should be and cannot be read any more.
+
+    `digest` is the chain's digest after `last`, so that what follows still links up.
+    """
+
+    first: int
+    last: int
+    digest: bytes
+    reason: str
+
+
+def chain_start(header: bytes) -> bytes:
+    """digest(0) of the epoch with these header bytes."""
+    return hashlib.sha256(header).digest()
+
+
+def chain_next(digest: bytes, entry: bytes) -> bytes:
+    """digest(n) from digest(n-1) and the bytes of entry n."""
+    return hashlib.sha256(digest + entry).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An item of a batch with its place in the chain: one entry, or a gap over several seqs."""
+
+    first: int
+    last: int
+    digest: bytes
+    item: "bytes | Gap"
+
+
+def link(first: int, previous: bytes, items: Iterable[bytes | Gap]) -> Iterator[Link]:
+    """Chains `items` on from `previous`, the digest before seq `first`."""
+    seq, digest = first, previous
+    for item in items:
+        if isinstance(item, Gap):
+            if item.first != seq:
+                raise RemoteError(Reason.MALFORMED, f"a gap from {item.first} stands at {seq}")
+            digest, last = item.digest, item.last
+        else:
+            digest, last = chain_next(digest, item), seq
+        yield Link(seq, last, digest, item)
+        seq = last + 1
