@@ -360,6 +360,14 @@ entries = Table(
     # No index: a batch's entries are found by its epoch and range of seqs.
     _ref("batch_id", "batches.id"),
     PrimaryKeyConstraint("epoch_id", "seq"),
+    # Few in number: those whose time has to be corrected when a trusted one is known.
+    Index(
+        "ix_entries_untrusted",
+        "epoch_id",
+        "seq",
+        sqlite_where=text("NOT trusted"),
+        postgresql_where=text("NOT trusted"),
+    ),
     CheckConstraint("subject_state BETWEEN 0 AND 3", name="subject_state"),
     CheckConstraint("(subject_state = 1) = (credential_id IS NOT NULL)", name="subject"),
     sqlite_with_rowid=False,
@@ -392,8 +400,16 @@ heartbeats = Table(
     Column("readers", Text(), nullable=False),
     Column("signed", LargeBinary(), nullable=False),
     _ms("received_ms"),
+    # False until `hub.derive` has taken it as a sample of the device's clock.
+    Column("derived", Boolean(), nullable=False, server_default=false()),
     UniqueConstraint("device_id", "epoch", "boottime_ms", "head_seq"),
     Index(None, "device_id", "received_ms"),
+    Index(
+        "ix_heartbeats_underived",
+        "id",
+        sqlite_where=text("NOT derived"),
+        postgresql_where=text("NOT derived"),
+    ),
     CheckConstraint("length(epoch) = 16", name="epoch"),
 )
 

@@ -242,6 +242,7 @@ def upgrade() -> None:
         sa.Column("readers", sa.Text(), nullable=False),
         sa.Column("signed", sa.LargeBinary(), nullable=False),
         sa.Column("received_ms", sa.BigInteger(), nullable=False),
+        sa.Column("derived", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.CheckConstraint("length(epoch) = 16", name=op.f("ck_heartbeats_epoch")),
         sa.ForeignKeyConstraint(["device_id"], ["devices.id"], name="fk_heartbeats_device_id"),
         sa.PrimaryKeyConstraint("id", name="pk_heartbeats"),
@@ -258,6 +259,14 @@ def upgrade() -> None:
         "heartbeats",
         ["device_id", "received_ms"],
         unique=False,
+    )
+    op.create_index(
+        "ix_heartbeats_underived",
+        "heartbeats",
+        ["id"],
+        unique=False,
+        sqlite_where=sa.text("NOT derived"),
+        postgresql_where=sa.text("NOT derived"),
     )
     op.create_table(
         "memberships",
@@ -467,12 +476,24 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_entries_credential_id", "entries", ["credential_id"], unique=False)
+    _begin_policies()
+
+
+def _begin_policies() -> None:
     policies = sa.table(
         "policies",
         sa.column("name", sa.Text()),
         sa.column("value", sa.Text()),
         sa.column("valid_from_ms", sa.BigInteger()),
         sa.column("source", sa.Text()),
+    )
+    op.create_index(
+        "ix_entries_untrusted",
+        "entries",
+        ["epoch_id", "seq"],
+        unique=False,
+        sqlite_where=sa.text("NOT trusted"),
+        postgresql_where=sa.text("NOT trusted"),
     )
     op.bulk_insert(
         policies,
