@@ -138,7 +138,7 @@ def seal_batch(batch: Batch, key: SigningKey, subjects: Sequence[bytes]) -> byte
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Sent at each connection: what the edge holds that has no receipt yet. Answered by receipts."""
+    """Sent at each connection: what the edge holds without a receipt. Answered by receipts."""
 
     header_bytes: bytes
     held: tuple[tuple[bytes, int, int], ...]
@@ -169,7 +169,10 @@ class ReaderState:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """ "My journal is contiguous through here, and here is now": what completeness rests on."""
+    """The edge's statement that its journal is contiguous through `head`, as of `at`.
+
+    What completeness rests on: nothing was tapped before `at` that is not in the journal.
+    """
 
     epoch: bytes
     head: int

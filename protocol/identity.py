@@ -143,7 +143,7 @@ class Signed:
         return cls(expected, signer, payload, protected, signature)
 
     def verify(self, public_key: bytes) -> bytes:
-        """The payload if `public_key` (raw, 32 bytes) signed it; else RemoteError(BAD_SIGNATURE)."""
+        """The payload, if `public_key` (raw) signed it; else RemoteError(BAD_SIGNATURE)."""
         if self.signer != key_id(public_key):
             raise RemoteError(Reason.BAD_SIGNATURE, "signed by another key")
         try:

@@ -1,0 +1,44 @@
+"""The MQTT topics (MQTT 5, QoS 1 throughout). An edge is named by 32 lower-case hex digits.
+
+| topic | from | retained | payload |
+|---|---|---|---|
+| shuaka/v1/up/<edge>/journal | edge | no | Parcel |
+| shuaka/v1/up/<edge>/hello | edge | no | signed Hello |
+| shuaka/v1/up/<edge>/state | edge | no | signed Heartbeat |
+| shuaka/v1/down/<edge>/receipt | hub | no | signed Receipt |
+| shuaka/v1/hub/state | hub | yes, and its will | signed HubState |
+
+`down/<edge>/config` and `down/<edge>/roster` are kept for later.
+"""
+
+import re
+from enum import StrEnum
+from typing import Final
+
+from protocol.errors import Reason, RemoteError
+
+QOS: Final = 1
+HUB_STATE: Final = "shuaka/v1/hub/state"
+ALL_UP: Final = "shuaka/v1/up/+/+"
+
+
+class Up(StrEnum):
+    JOURNAL = "journal"
+    HELLO = "hello"
+    STATE = "state"
+
+
+def up(edge: bytes, channel: Up) -> str:
+    return f"shuaka/v1/up/{edge.hex()}/{channel}"
+
+
+def receipt(edge: bytes) -> str:
+    return f"shuaka/v1/down/{edge.hex()}/receipt"
+
+
+def parse_up(topic: str) -> tuple[bytes, Up]:
+    """(edge, channel) of a topic under `up`; RemoteError(WRONG_TOPIC) for any other."""
+    match = re.fullmatch(r"shuaka/v1/up/([0-9a-f]{32})/(journal|hello|state)", topic)
+    if match is None:
+        raise RemoteError(Reason.WRONG_TOPIC, f"{topic[:100]!r} is no topic of an edge")
+    return bytes.fromhex(match[1]), Up(match[2])
