@@ -373,6 +373,21 @@ entries = Table(
     sqlite_with_rowid=False,
 )
 
+# Stated holes: entries that the device can't read any more. The contiguous mark passes them.
+gaps = Table(
+    "gaps",
+    metadata,
+    _ref("epoch_id", "epochs.id"),
+    Column("first", BigInteger(), nullable=False),
+    Column("last", BigInteger(), nullable=False),
+    # The chain's digest after `last`, as the device states it.
+    Column("digest", LargeBinary(), nullable=False),
+    Column("reason", Text(), nullable=False),
+    _ref("batch_id", "batches.id"),
+    PrimaryKeyConstraint("epoch_id", "first"),
+    CheckConstraint("first <= last", name="range"),
+)
+
 unopened_subjects = Table(
     "unopened_subjects",
     metadata,
@@ -396,6 +411,8 @@ heartbeats = Table(
     Column("trusted", Boolean(), nullable=False),
     Column("released_through", BigInteger(), nullable=False),
     Column("first_held", BigInteger(), nullable=False),
+    # Entries of all its epochs that have no receipt yet; NULL: not said.
+    Column("unreceipted", BigInteger(), nullable=True),
     # JSON: the readers and their states, as the device said them.
     Column("readers", Text(), nullable=False),
     Column("signed", LargeBinary(), nullable=False),

@@ -239,6 +239,7 @@ def upgrade() -> None:
         sa.Column("trusted", sa.Boolean(), nullable=False),
         sa.Column("released_through", sa.BigInteger(), nullable=False),
         sa.Column("first_held", sa.BigInteger(), nullable=False),
+        sa.Column("unreceipted", sa.BigInteger(), nullable=True),
         sa.Column("readers", sa.Text(), nullable=False),
         sa.Column("signed", sa.LargeBinary(), nullable=False),
         sa.Column("received_ms", sa.BigInteger(), nullable=False),
@@ -441,6 +442,19 @@ def upgrade() -> None:
         sa.UniqueConstraint("session_sha256", name="uq_sessions_session_sha256"),
     )
     op.create_index("ix_sessions_token_id", "sessions", ["token_id"], unique=False)
+    op.create_table(
+        "gaps",
+        sa.Column("epoch_id", KEY, nullable=False),
+        sa.Column("first", sa.BigInteger(), nullable=False),
+        sa.Column("last", sa.BigInteger(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("batch_id", KEY, nullable=False),
+        sa.CheckConstraint("first <= last", name=op.f("ck_gaps_range")),
+        sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name="fk_gaps_batch_id"),
+        sa.ForeignKeyConstraint(["epoch_id"], ["epochs.id"], name="fk_gaps_epoch_id"),
+        sa.PrimaryKeyConstraint("epoch_id", "first", name="pk_gaps"),
+    )
     op.create_table(
         "unopened_subjects",
         sa.Column("epoch_id", KEY, nullable=False),
