@@ -44,6 +44,15 @@ class Batch:
     withheld: tuple[int, ...] = ()
     """Seqs of taps whose sealed subject the edge cannot read any more."""
 
+    @property
+    def last(self) -> int:
+        """The seq of the last entry."""
+        return (
+            self.first
+            - 1
+            + sum(item.last - item.first + 1 if isinstance(item, Gap) else 1 for item in self.items)
+        )
+
     def encode(self) -> bytes:
         return cbor.encode(
             [

@@ -1,0 +1,578 @@
+"""The journal on disk: SQLite in WAL mode with synchronous=FULL, so that a commit is durable.
+
+Promises: `append` returns only after the entries and their digests are on storage that honours
+fdatasync; an entry is never changed; what has no receipt is never removed. It does not decide when
+to send, whom to tell, or whether a tap is a repeat.
+
+One thread owns a `Journal`, which writes. Any number of `JournalReader`s read beside it.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import sqlite3
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final, NoReturn, Self
+
+from protocol.batch import MAX_ITEMS, Batch
+from protocol.credential import Assurance, Credential
+from protocol.errors import RemoteError
+from protocol.identity import MAX_MESSAGE_BYTES, key_id
+from protocol.journal import (
+    ClockSample,
+    Entry,
+    EpochHeader,
+    Gap,
+    Parent,
+    Stamp,
+    Tap,
+    chain_next,
+    chain_start,
+    decode_entry,
+    encode_entry,
+)
+from protocol.sealing import (
+    CONTENT_KEY_BYTES,
+    NONCE_BYTES,
+    SubjectBox,
+    subject_digest,
+    wrap_content_key,
+)
+
+FILE_NAME: Final = "journal.db"
+SCHEMA_VERSION: Final = 1
+APPLICATION_ID: Final = 0x73687561  # "shua"
+
+KEEP_RELEASED: Final = 100_000
+"""Entries kept after their receipt, so that a hub restored from a backup can ask again."""
+
+_SCHEMA: Final = """
+CREATE TABLE epochs (
+    id INTEGER PRIMARY KEY,
+    epoch BLOB NOT NULL UNIQUE,
+    header BLOB NOT NULL,
+    first INTEGER NOT NULL DEFAULT 1,
+    previous BLOB NOT NULL,
+    released INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE header_copies (epoch BLOB PRIMARY KEY, header BLOB NOT NULL);
+CREATE TABLE entries (
+    epoch_id INTEGER NOT NULL REFERENCES epochs,
+    seq INTEGER NOT NULL,
+    entry BLOB NOT NULL,
+    digest BLOB NOT NULL,
+    sealed BLOB,
+    PRIMARY KEY (epoch_id, seq)
+) WITHOUT ROWID;
+CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+"""
+
+
+class JournalError(Exception):
+    """The journal cannot be read or written; the message names the file and says why."""
+
+
+class JournalBusyError(JournalError):
+    """Another daemon has the journal open."""
+
+
+class JournalNewerError(JournalError):
+    """The journal was written by a later version, which alone can read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewTap:
+    """A tap that is about to become an entry: its subject is still in clear, in memory."""
+
+    at: Stamp
+    reader: str
+    assurance: Assurance
+    credential: Credential
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An epoch in the journal: what is on disk and up to where it has a receipt."""
+
+    epoch: bytes
+    header: bytes
+    first: int
+    head: int
+    released: int
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose journal it is, and whom its subjects are sealed to (raw X25519 public key)."""
+
+    edge: bytes
+    hub_seal: bytes
+
+
+class Journal:
+    """The journal open for writing, in a new epoch."""
+
+    def __init__(
+        self, db: sqlite3.Connection, lock: int, path: Path, header: EpochHeader, box: SubjectBox
+    ) -> None:
+        self._db = db
+        self._lock = lock
+        self.path = path
+        self.header_bytes = header.encode()
+        self.epoch = header.epoch
+        self.boot = header.boot
+        self.head = 0
+        self.digest = chain_start(self.header_bytes)
+        self._id = 0
+        self._box = box
+        self._next_digest = self.digest
+        self._releases: dict[bytes, int] = {}
+
+    @classmethod
+    def open(cls, data: Path, owner: Owner, boot: bytes, now: Stamp) -> Self:
+        """Opens the journal in folder `data` and begins an epoch, durably.
+
+        Raises JournalBusyError, JournalNewerError, JournalError. A file that is damaged beyond
+        use is set aside under another name, never deleted, and a new one begun.
+        """
+        path = data / FILE_NAME
+        try:
+            data.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = os.open(data / "journal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise JournalError(f"{data}: {error.strerror}") from error
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise JournalBusyError(f"{path}: another shuaka-edge is writing here") from error
+            try:
+                db = _open_or_set_aside(path)
+            except sqlite3.Error as error:
+                raise JournalError(f"{path}: {error}") from error
+            try:
+                return cls._begin(db, lock, path, owner, boot, now)
+            except BaseException:
+                db.close()
+                raise
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @classmethod
+    def _begin(
+        cls,
+        db: sqlite3.Connection,
+        lock: int,
+        path: Path,
+        owner: Owner,
+        boot: bytes,
+        now: Stamp,
+    ) -> Self:
+        epoch = secrets.token_bytes(16)
+        content_key = secrets.token_bytes(CONTENT_KEY_BYTES)
+        try:
+            header = EpochHeader(
+                edge=owner.edge,
+                epoch=epoch,
+                boot=boot,
+                opened=now,
+                parent=_last_entry(db),
+                software=f"shuaka-edge {version('shuaka')}",
+                hub_key=key_id(owner.hub_seal),
+                wrapped_key=wrap_content_key(content_key, owner.hub_seal, owner.edge, epoch),
+            )
+            journal = cls(db, lock, path, header, SubjectBox(content_key, owner.edge, epoch))
+            with _transaction(db):
+                (journal._id,) = db.execute(
+                    "INSERT INTO epochs (epoch, header, previous) VALUES (?, ?, ?) RETURNING id",
+                    (epoch, journal.header_bytes, journal.digest),
+                ).fetchone()
+                db.execute("INSERT INTO header_copies VALUES (?, ?)", (epoch, journal.header_bytes))
+                journal._write([ClockSample(now)])
+        except sqlite3.Error as error:
+            raise JournalError(f"{path}: {error}") from error
+        journal._advance(1)
+        return journal
+
+    def append(self, items: Sequence[Entry | NewTap]) -> int:
+        """Makes `items` durable in one commit and gives the last seq.
+
+        Raises JournalError; it is then unknown whether they are stored, and this object must not
+        be used any more: close it and open the journal anew.
+        """
+        try:
+            with _transaction(self._db):
+                count = self._write(items)
+                self._write_releases()
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: {error}") from error
+        self._advance(count)
+        return self.head
+
+    def release(self, epoch: bytes, through: int) -> None:
+        """Notes receipts up to `through`; written with the next commit or by `flush`.
+
+        Losing the note only means that the entries are offered to the hub once more.
+        """
+        self._releases[epoch] = max(through, self._releases.get(epoch, 0))
+
+    def flush(self) -> list[tuple[bytes, int]]:
+        """Writes noted releases and prunes beyond KEEP_RELEASED. Raises JournalError.
+
+        Gives (epoch, first seq still held) of each epoch that lost entries.
+        """
+        if not self._releases:
+            return []
+        try:
+            with _transaction(self._db):
+                self._write_releases()
+                return self._prune()
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: {error}") from error
+
+    def new_generation(self, generation: int) -> None:
+        """The hub lost memory: nothing held counts as received any more. Raises JournalError."""
+        self._releases.clear()
+        try:
+            with _transaction(self._db):
+                self._db.execute("UPDATE epochs SET released = 0")
+                self._db.execute(
+                    "INSERT INTO state VALUES ('generation', ?)"
+                    " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                    (generation,),
+                )
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: {error}") from error
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._db.close()
+        os.close(self._lock)
+
+    # ------------------------------------------------------------------
+
+    def _write(self, items: Sequence[Entry | NewTap]) -> int:
+        """Inserts; the chain's end in memory moves only once the commit has succeeded."""
+        self._next_digest = self.digest
+        rows = []
+        for seq, item in enumerate(items, self.head + 1):
+            sealed = None
+            if isinstance(item, NewTap):
+                sealed = self._box.seal(seq, item.credential, secrets.token_bytes(NONCE_BYTES))
+                item = Tap(item.at, item.reader, item.assurance, subject_digest(sealed))  # noqa: PLW2901
+            entry = encode_entry(item)
+            self._next_digest = chain_next(self._next_digest, entry)
+            rows.append((self._id, seq, entry, self._next_digest, sealed))
+        self._db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
+        return len(rows)
+
+    def _advance(self, count: int) -> None:
+        self.head += count
+        self.digest = self._next_digest
+
+    def _write_releases(self) -> None:
+        self._db.executemany(
+            "UPDATE epochs SET released = max(released, ?) WHERE epoch = ?",
+            [(through, epoch) for epoch, through in self._releases.items()],
+        )
+        self._releases.clear()
+
+    def _prune(self) -> list[tuple[bytes, int]]:
+        spans = [
+            (epoch_id, epoch, first, min(released, head))
+            for epoch_id, epoch, first, head, released in _epochs(self._db)
+        ]
+        surplus = sum(last - first + 1 for _, _, first, last in spans) - KEEP_RELEASED
+        pruned = []
+        for epoch_id, epoch, first, released in spans:
+            count = min(surplus, released - first + 1)
+            if count <= 0:
+                continue
+            surplus -= count
+            last = first + count - 1
+            self._db.execute(
+                "UPDATE epochs SET first = ?, previous ="
+                " (SELECT digest FROM entries WHERE epoch_id = id AND seq = ?) WHERE id = ?",
+                (last + 1, last, epoch_id),
+            )
+            self._db.execute(
+                "DELETE FROM entries WHERE epoch_id = ? AND seq <= ?", (epoch_id, last)
+            )
+            pruned.append((epoch, last + 1))
+        return pruned
+
+
+class JournalReader:
+    """The journal open for reading, beside its writer or alone. Raises JournalError throughout."""
+
+    def __init__(self, data: Path) -> None:
+        self.path = data / FILE_NAME
+        if not self.path.exists():
+            raise JournalError(f"{self.path}: there is no journal yet")
+        try:
+            self._db = sqlite3.connect(
+                f"file:{self.path}?mode=ro", uri=True, timeout=10, check_same_thread=False
+            )
+            _check_version(self._db, self.path)
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: {error}") from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    def generation(self) -> int:
+        """The hub's generation that this journal last heard of; 0 for none."""
+        with self._errors():
+            row = self._db.execute("SELECT value FROM state WHERE name = 'generation'").fetchone()
+            return int(row[0]) if row else 0
+
+    def epochs(self) -> list[Held]:
+        """All epochs, oldest first."""
+        with self._errors():
+            headers = dict(self._db.execute("SELECT epoch, header FROM epochs"))
+            return [
+                Held(epoch, headers[epoch], first, head, released)
+                for _, epoch, first, head, released in _epochs(self._db)
+            ]
+
+    def digest(self, epoch: bytes, seq: int) -> bytes | None:
+        """The chain's digest at `seq`, as long as that entry is held."""
+        with self._errors():
+            row = self._db.execute(
+                "SELECT digest FROM entries JOIN epochs ON id = epoch_id"
+                " WHERE epoch = ? AND seq = ?",
+                (epoch, seq),
+            ).fetchone()
+            return bytes(row[0]) if row else None
+
+    def entries(self, epoch: bytes) -> Iterator[tuple[int, bytes, bytes, bytes | None]]:
+        """(seq, entry, digest, sealed subject) of an epoch, in order."""
+        with self._errors():
+            yield from self._db.execute(
+                "SELECT seq, entry, digest, sealed FROM entries"
+                " JOIN epochs ON id = epoch_id WHERE epoch = ? ORDER BY seq",
+                (epoch,),
+            )
+
+    def batch(self, epoch: bytes, first: int, last: int) -> tuple[Batch, list[bytes]]:
+        """As many entries from `first` as fit into a message, and their sealed subjects.
+
+        Each entry is held to its digest; one that does not fit it any more is stated as a gap.
+        """
+        with self._errors():
+            epoch_id, header, begins, previous = self._db.execute(
+                "SELECT id, header, first, previous FROM epochs WHERE epoch = ?", (epoch,)
+            ).fetchone()
+            if first > begins:
+                (previous,) = self._db.execute(
+                    "SELECT digest FROM entries WHERE epoch_id = ? AND seq = ?",
+                    (epoch_id, first - 1),
+                ).fetchone()
+            rows = self._db.execute(
+                "SELECT seq, entry, digest, sealed FROM entries"
+                " WHERE epoch_id = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
+                (epoch_id, first, last, MAX_ITEMS + 1),
+            ).fetchall()
+        items: list[bytes | Gap] = []
+        subjects: list[bytes] = []
+        withheld: list[int] = []
+        room = MAX_MESSAGE_BYTES - 2048
+        digest = previous
+        for at, (seq, entry, stored, sealed) in enumerate(rows[:MAX_ITEMS]):
+            room -= len(entry) + len(sealed or b"") + 16
+            if room < 0 and items:
+                break
+            item, digest = _sound_or_gap(seq, entry, stored, digest, rows[at + 1 : at + 2])
+            items.append(item)
+            if sealed is None or isinstance(item, Gap):
+                continue
+            if subject_digest(sealed) == _subject_of(entry):
+                subjects.append(sealed)
+            else:
+                withheld.append(seq)
+        return Batch(header, first, previous, tuple(items), tuple(withheld)), subjects
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the journal, in words; nothing where it is sound."""
+        with self._errors():
+            for (finding,) in self._db.execute("PRAGMA integrity_check(20)"):
+                if finding != "ok":
+                    yield f"SQLite: {finding}"
+            copies = dict(self._db.execute("SELECT epoch, header FROM header_copies"))
+            previous = dict(self._db.execute("SELECT epoch, previous FROM epochs"))
+        ends: dict[bytes, tuple[int, bytes]] = {}
+        for held in self.epochs():
+            name = f"epoch {held.epoch.hex()[:8]}"
+            if copies.get(held.epoch) != held.header:
+                yield f"{name}: its header and the copy of it differ"
+            try:
+                parent = EpochHeader.decode(held.header).parent
+            except RemoteError as error:
+                yield f"{name}: {error.detail}"
+                continue
+            if parent is not None and parent.epoch in ends:
+                end = ends[parent.epoch]
+                if (parent.seq, parent.digest) != end:
+                    yield (
+                        f"{name}: goes on from entry {parent.seq} of epoch"
+                        f" {parent.epoch.hex()[:8]}, which ends at {end[0]} or differs"
+                    )
+            ends[held.epoch] = yield from self._entry_problems(name, held, previous[held.epoch])
+
+    def _entry_problems(
+        self, name: str, held: Held, digest: bytes
+    ) -> Generator[str, None, tuple[int, bytes]]:
+        """Yields what is wrong with an epoch's entries; gives its last seq and digest."""
+        expected = held.first
+        for seq, entry, stored, sealed in self.entries(held.epoch):
+            if seq != expected:
+                yield f"{name}: entries {expected} to {seq - 1} are missing"
+            elif chain_next(digest, entry) != stored:
+                yield f"{name}, entry {seq}: does not fit its digest"
+            if sealed is not None and subject_digest(sealed) != _subject_of(entry):
+                yield f"{name}, entry {seq}: its sealed subject is damaged"
+            digest, expected = stored, seq + 1
+        return expected - 1, digest
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, TypeError) as error:
+            raise JournalError(f"{self.path}: {error}") from error
+
+
+def _sound_or_gap(
+    seq: int,
+    entry: bytes,
+    stored: bytes,
+    previous: bytes,
+    following: Sequence[tuple[int, bytes, bytes, bytes | None]],
+) -> tuple[bytes | Gap, bytes]:
+    """The entry, or a gap in its place, and the chain's digest after it."""
+    computed = chain_next(previous, entry)
+    if computed == stored:
+        return entry, computed
+    # Either the entry rotted or its digest did: the next entry's digest tells which.
+    if following and chain_next(computed, following[0][1]) == following[0][2]:
+        return entry, computed
+    return Gap(seq, seq, stored, "the entry does not fit its digest"), stored
+
+
+def _subject_of(entry: bytes) -> bytes | None:
+    try:
+        decoded = decode_entry(entry)
+    except RemoteError:
+        return None
+    return decoded.subject if isinstance(decoded, Tap) else None
+
+
+def _open_or_set_aside(path: Path) -> sqlite3.Connection:
+    existed = path.exists()
+    try:
+        return _open(path, create=not existed)
+    except sqlite3.DatabaseError as error:
+        if not existed or error.sqlite_errorcode not in {
+            sqlite3.SQLITE_CORRUPT,
+            sqlite3.SQLITE_NOTADB,
+        }:
+            raise
+    aside = _free_name(path)
+    for suffix in ("-wal", "-shm", ""):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return _open(path, create=True)
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    return aside
+
+
+def _open(path: Path, *, create: bool) -> sqlite3.Connection:
+    if create:
+        # SQLite would make it readable to all that the umask lets in
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+        # A checkpoint syncs the WAL into the file: often, since one rotten bit in the middle of
+        # the WAL makes SQLite drop every commit after it.
+        db.execute("PRAGMA wal_autocheckpoint = 100")
+        _check_version(db, path)
+        if db.execute("PRAGMA user_version").fetchone() == (0,):
+            with _transaction(db):
+                for statement in _SCHEMA.split(";")[:-1]:
+                    db.execute(statement)
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            _raise_corrupt()
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _raise_corrupt() -> NoReturn:
+    damage = sqlite3.DatabaseError("the file is damaged")
+    damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    raise damage
+
+
+def _check_version(db: sqlite3.Connection, path: Path) -> None:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (found,) = db.execute("PRAGMA user_version").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != APPLICATION_ID and (application or found or tables):
+        raise JournalError(f"{path}: this is a database of another program")
+    if found > SCHEMA_VERSION:
+        raise JournalNewerError(
+            f"{path}: written by a later version (format {found}, this one reads {SCHEMA_VERSION});"
+            " install that version again"
+        )
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            db.execute("ROLLBACK")
+        raise
+
+
+def _epochs(db: sqlite3.Connection) -> list[tuple[int, bytes, int, int, int]]:
+    """(id, epoch, first held, head, released) of each epoch, oldest first."""
+    return [
+        (epoch_id, epoch, first, first - 1 if head is None else head, released)
+        for epoch_id, epoch, first, released, head in db.execute(
+            "SELECT id, epoch, first, released,"
+            " (SELECT max(seq) FROM entries WHERE epoch_id = id) FROM epochs ORDER BY id"
+        )
+    ]
+
+
+def _last_entry(db: sqlite3.Connection) -> Parent | None:
+    """Where the last epoch ends: what the next one names as its parent."""
+    row = db.execute(
+        "SELECT epoch, e.first - 1, previous, seq, digest FROM epochs e"
+        " LEFT JOIN entries ON epoch_id = id ORDER BY id DESC, seq DESC LIMIT 1"
+    ).fetchone()
+    if row is None:
+        return None
+    epoch, before, previous, seq, digest = row
+    return Parent(epoch, before, previous) if seq is None else Parent(epoch, seq, digest)
