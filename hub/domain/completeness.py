@@ -1,0 +1,200 @@
+"""Through which time a device's record is complete, from its own signed statements.
+
+A heartbeat states: at this time my journal ended with this entry. It counts once the hub holds
+every entry up to there, in its epoch and in all epochs before it. Until then, somebody may have
+tapped without the hub knowing, and nothing may be concluded from silence.
+
+Promises: the answer depends on the facts alone, never on their order; in doubt it says "not known".
+It judges no meeting, and it does not look at readers that were down.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from hub.domain.terms import Term
+
+
+class Obstacle(Term):
+    """Why a device's newest statement does not count."""
+
+    SILENT = "SILENT", "从未报告过记录情况"
+    MISSING = "MISSING", "还有记录没有送到"
+    MISSING_EARLIER = "MISSING_EARLIER", "以前开机时的记录还没有送齐"
+    UNDATED = "UNDATED", "设备时钟未经校准，说不清是什么时候"
+    FORKED = "FORKED", "记录出现分叉，存储卡可能被复制或换过，待技术人员核查"
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The last entry of the epoch before, as the later epoch's header states it."""
+
+    epoch: bytes
+    seq: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One epoch of the device as far as the hub holds it."""
+
+    epoch: bytes
+    parent: Parent | None
+    through: int
+    """The contiguous mark: entries 1 to `through` are held or stated as lost."""
+    through_digest: bytes | None
+    """None while nothing is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A heartbeat: at `at_ms` the journal's head was entry `head_seq` of `epoch`."""
+
+    epoch: bytes
+    head_seq: int
+    head_digest: bytes
+    at_ms: int | None
+    """Exact time, from a trusted clock or corrected by one; None where that is not known."""
+    received_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A stated gap: entries lost in a time of which the bounds are known, or open (None)."""
+
+    earliest_ms: int | None
+    latest_ms: int | None
+
+    def touches(self, from_ms: int, to_ms: int) -> bool:
+        """Whether something lost may have happened from `from_ms` to `to_ms`, both included."""
+        return (self.earliest_ms is None or self.earliest_ms <= to_ms) and (
+            self.latest_ms is None or from_ms <= self.latest_ms
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """What is known of one device."""
+
+    through_ms: int | None
+    """Its record is complete up to this time, but for the holes; None: not known."""
+    obstacle: Obstacle | None
+    """Why its newest statement does not count; None where it does."""
+    last_contact_ms: int | None
+    """When its newest statement came in, on the hub's clock."""
+    holes: tuple[Hole, ...] = ()
+
+    def covers(self, from_ms: int, to_ms: int) -> bool:
+        """Whether nothing of `from_ms` to `to_ms` can be missing."""
+        return (
+            self.through_ms is not None
+            and self.through_ms > to_ms
+            and not any(each.touches(from_ms, to_ms) for each in self.holes)
+        )
+
+
+def completeness(
+    epochs: Iterable[Epoch], statements: Iterable[Statement], holes: Iterable[Hole] = ()
+) -> Completeness:
+    """What the device's statements amount to, given the entries that the hub holds.
+
+    `epochs`: all that the device ever opened and the hub has heard of.
+    """
+    lines = _lines({each.epoch: each for each in epochs})
+    stated = set(statements)
+    lost = tuple(sorted(set(holes), key=lambda each: (each.earliest_ms or 0, each.latest_ms or 0)))
+    if not stated:
+        return Completeness(None, Obstacle.SILENT, None, lost)
+    newest = max(
+        stated,
+        key=lambda each: (
+            each.received_ms,
+            each.at_ms is not None,
+            each.at_ms or 0,
+            each.head_seq,
+            each.epoch,
+            each.head_digest,
+        ),
+    )
+    return Completeness(
+        max(
+            (
+                each.at_ms
+                for each in stated
+                if each.at_ms is not None and _obstacle(each, lines) is None
+            ),
+            default=None,
+        ),
+        _obstacle(newest, lines),
+        newest.received_ms,
+        lost,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """An epoch with what was found out about its ancestors and its kin."""
+
+    epoch: Epoch
+    obstacle: Obstacle | None
+    """In the way of every statement made in this epoch, whatever it holds."""
+
+
+def _lines(by_id: Mapping[bytes, Epoch]) -> dict[bytes, _Line]:
+    children: dict[bytes | None, list[Epoch]] = {}
+    for each in by_id.values():
+        parent = None if each.parent is None else each.parent.epoch
+        children.setdefault(parent, []).append(each)
+    # From the oldest on: those whose whole line back to a first epoch is known.
+    rooted = list(children.get(None, ()))
+    for each in rooted:
+        rooted.extend(children.get(each.epoch, ()))
+    ancestors: dict[bytes, int] = {}
+    before: dict[bytes, Obstacle | None] = {}
+    for each in rooted:
+        if each.parent is None:
+            ancestors[each.epoch], before[each.epoch] = 0, None
+        else:
+            ancestors[each.epoch] = ancestors[each.parent.epoch] + 1
+            before[each.epoch] = before[each.parent.epoch] or _joint(
+                by_id[each.parent.epoch], each.parent
+            )
+    descendants = dict.fromkeys(ancestors, 0)
+    for each in reversed(rooted):
+        if each.parent is not None:
+            descendants[each.parent.epoch] += descendants[each.epoch] + 1
+    lines = {}
+    for key, each in by_id.items():
+        if key not in ancestors:
+            obstacle: Obstacle | None = Obstacle.MISSING_EARLIER
+        elif ancestors[key] + 1 + descendants[key] < len(rooted):
+            # Some epoch is neither an ancestor of this one nor came after it: the journal was
+            # copied, rolled back or begun anew.
+            obstacle = Obstacle.FORKED
+        else:
+            obstacle = before[key]
+        lines[key] = _Line(each, obstacle)
+    return lines
+
+
+def _joint(before: Epoch, parent: Parent) -> Obstacle | None:
+    """What is wrong where a later epoch says that it went on after `parent`."""
+    if before.through < parent.seq:
+        return Obstacle.MISSING_EARLIER
+    if before.through > parent.seq or before.through_digest not in {None, parent.digest}:
+        return Obstacle.FORKED
+    return None
+
+
+def _obstacle(statement: Statement, lines: Mapping[bytes, _Line]) -> Obstacle | None:
+    line = lines.get(statement.epoch)
+    if line is None or line.epoch.through < statement.head_seq:
+        return Obstacle.MISSING
+    if line.obstacle is not None:
+        return line.obstacle
+    # Below the mark the chain vouches for the digest; an empty epoch has none to compare.
+    if line.epoch.through == statement.head_seq and line.epoch.through_digest not in {
+        None,
+        statement.head_digest,
+    }:
+        return Obstacle.FORKED
+    return Obstacle.UNDATED if statement.at_ms is None else None
