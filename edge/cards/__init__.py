@@ -1,0 +1,143 @@
+"""Card profiles: how an identity is read from a card, as pure generators over APDUs.
+
+A profile yields each `Command` that it wants the card to answer, is sent the `Response`, and
+returns a `Reading`, or raises `CardRefused` (this card is no identity here, trying again is
+pointless) or `CardUnusable` (what it answered makes no sense, trying again may help). A profile
+knows no reader, no clock and no transport; `run` joins it to one.
+
+Nothing here trusts a card: the number of exchanges and the length of answers are bounded.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from protocol.credential import Assurance, Credential
+
+MAX_EXCHANGES: Final = 64
+"""Exchanges that `run` grants one profile: several files and an authentication fit well."""
+
+MAX_CHAINED: Final = 16
+"""GET RESPONSE commands that `complete` sends for one command (16 times 256 bytes)."""
+
+_MORE_DATA: Final = 0x61
+_WRONG_LE: Final = 0x6C
+_MAX_ANSWER: Final = 258
+
+
+class Refusal(StrEnum):
+    """Why a card that was read well is still no identity."""
+
+    RANDOM_NUMBER = "random-number"
+    """The number is new at each tap, as phones and watches send it."""
+    NO_NUMBER = "no-number"
+    """All zero: the card hides its number (resident ID cards do)."""
+
+
+class CardError(Exception):
+    """A card gave no identity."""
+
+
+class CardRefused(CardError):  # noqa: N818 - a refusal is an answer, not a defect
+    """The card was read and can be no identity; `reason` says why."""
+
+    def __init__(self, reason: Refusal) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+class CardUnusable(CardError):  # noqa: N818 - as above
+    """The card answered nonsense or an error; the message holds no card number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command APDU, ISO/IEC 7816-4 §5.1: at least the header CLA INS P1 P2."""
+
+    apdu: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.apdu) < 4:
+            raise ValueError("a command APDU has at least 4 bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response APDU: `data` without the status bytes `sw1`, `sw2`."""
+
+    data: bytes
+    sw1: int
+    sw2: int
+
+    @property
+    def succeeded(self) -> bool:
+        return (self.sw1, self.sw2) == (0x90, 0x00)
+
+    @property
+    def status(self) -> str:
+        """The status bytes as four upper-case hex digits."""
+        return f"{self.sw1:02X}{self.sw2:02X}"
+
+    @classmethod
+    def parse(cls, raw: bytes) -> "Response":
+        """The response in `raw`; CardUnusable when it has no status or is over-long."""
+        if len(raw) < 2:
+            raise CardUnusable(f"an answer of {len(raw)} bytes has no status")
+        if len(raw) > _MAX_ANSWER:
+            raise CardUnusable(f"an answer of {len(raw)} bytes is longer than a card may send")
+        return cls(bytes(raw[:-2]), raw[-2], raw[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a profile made of a card."""
+
+    credential: Credential
+    assurance: Assurance
+
+
+Profile = Generator[Command, Response, Reading]
+"""One reading in progress."""
+
+
+def run(
+    profile: Profile, transmit: Callable[[bytes], bytes], *, max_exchanges: int = MAX_EXCHANGES
+) -> Reading:
+    """Runs `profile` against a card: `transmit` takes a command APDU and gives the raw answer.
+
+    Raises CardRefused or CardUnusable; whatever `transmit` raises passes through.
+    """
+    try:
+        command = next(profile)
+        for _ in range(max_exchanges):
+            command = profile.send(Response.parse(transmit(command.apdu)))
+    except StopIteration as finished:
+        reading: Reading = finished.value
+        return reading
+    finally:
+        profile.close()
+    raise CardUnusable(f"no end after {max_exchanges} exchanges")
+
+
+def complete(command: Command) -> Generator[Command, Response, Response]:
+    """Sends `command` and sees it through to a final status.
+
+    6Cxx repeats the command once with Le = xx; 61xx fetches the rest with GET RESPONSE
+    (ISO/IEC 7816-4 §5.3.4), at most MAX_CHAINED times. Other statuses are the caller's to judge.
+    Raises CardUnusable when the card asks for more than that.
+    """
+    response = yield command
+    if response.sw1 == _WRONG_LE:
+        # The fifth byte is Le where there is no command data, which is where cards send 6Cxx.
+        header = command.apdu if len(command.apdu) == 4 else command.apdu[:-1]
+        response = yield Command(header + bytes([response.sw2]))
+        if response.sw1 == _WRONG_LE:
+            raise CardUnusable("the card refuses the length that it asked for (6Cxx twice)")
+    data = response.data
+    for _ in range(MAX_CHAINED):
+        if response.sw1 != _MORE_DATA:
+            return Response(data, response.sw1, response.sw2)
+        response = yield Command(bytes([0x00, 0xC0, 0x00, 0x00, response.sw2]))
+        data += response.data
+    raise CardUnusable(f"the card still has data after {MAX_CHAINED} GET RESPONSE (61xx)")

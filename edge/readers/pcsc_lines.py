@@ -1,0 +1,95 @@
+"""What a PC/SC worker process tells its supervisor: one JSON object a line.
+
+Supervisor and worker are the same version of the same package, so a line that does not decode is
+a defect, for which the worker is ended and started anew.
+"""
+
+import msgspec
+
+from edge.readers import Unreadable
+
+
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is"):
+    """Common to all lines; the tag says which one."""
+
+
+class Listed(Line, frozen=True, tag="listed"):
+    """The readers that there are; names as the bytes that PC/SC uses."""
+
+    names: tuple[bytes, ...]
+
+
+class Working(Line, frozen=True, tag="working"):
+    """The reader can see cards; `counter` is PC/SC's event counter."""
+
+    counter: int
+
+
+class Trouble(Line, frozen=True, tag="trouble"):
+    """The reader (or the listing) does not work for now; the worker goes on trying."""
+
+    code: int
+    during: str
+
+
+class Alive(Line, frozen=True, tag="alive"):
+    """Nothing happened; sent every few seconds."""
+
+
+class Seen(Line, frozen=True, tag="seen"):
+    """A card is there and is about to be touched: from here the read bound counts."""
+
+    generation: int
+    boottime_ms: int
+
+
+class Read(Line, frozen=True, tag="read"):
+    """The outcome of the last `Seen`: an identity."""
+
+    generation: int
+    scheme: str
+    issuer: str
+    value: str
+    assurance: int
+
+
+class Unread(Line, frozen=True, tag="unread"):
+    """The outcome of the last `Seen`: no identity; `detail` is for the log."""
+
+    generation: int
+    reason: Unreadable
+    detail: str
+
+
+class Gone(Line, frozen=True, tag="gone"):
+    """The card of `generation` left; `counter` is PC/SC's event counter after that."""
+
+    generation: int
+    counter: int
+
+
+AnyLine = Listed | Working | Trouble | Alive | Seen | Read | Unread | Gone
+
+
+class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="do"):
+    """What a worker is for; its one command-line argument."""
+
+
+class ListReaders(Task, frozen=True, tag="list"):
+    """Tell which readers there are, for as long as the supervisor lives."""
+
+
+class ServeReader(Task, frozen=True, tag="serve"):
+    """Read the cards on one reader.
+
+    `budget_ms` bounds the worker's own retries of one card. `counter` and `card` are what the
+    worker's predecessor had last told, so that a card is neither read twice nor overlooked.
+    """
+
+    name: bytes
+    budget_ms: int
+    counter: int | None = None
+    card: bool = False
+
+
+AnyTask = ListReaders | ServeReader

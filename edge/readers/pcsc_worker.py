@@ -1,0 +1,356 @@
+"""The process that talks to PC/SC: it lists the readers, or serves the cards of one reader.
+
+A card or a reader that never answers blocks a PC/SC call without end, and nothing but the end of
+the process undoes that. So each reader's work is such a process, whose supervisor
+(edge.readers.pcsc) ends it when it has announced a card and does not follow up. It dies with its
+supervisor. It tells the supervisor what happens by JSON lines on its standard output and decides
+nothing: no debounce, no clock but the time at which a card was noticed.
+
+Of pyscard only the bare API is used: its monitors end for good when pcscd does, and miss a card
+that replaces one of the same kind. Here PC/SC's event counter (the upper half of the event
+state, which pcscd counts up at each coming and each going) tells one card from the next.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+import msgspec
+import smartcard.scard
+
+from edge.cards import CardRefused, CardUnusable, run
+from edge.cards.uid import uid
+from edge.readers import Unreadable
+from edge.readers.pcsc_errors import (
+    NO_READERS,
+    REMOVED_CARD,
+    SUCCESS,
+    UNKNOWN_READER,
+    Kind,
+    explain,
+    meaning,
+    unsigned,
+)
+from edge.readers.pcsc_lines import (
+    Alive,
+    AnyLine,
+    AnyTask,
+    Gone,
+    Listed,
+    ListReaders,
+    Read,
+    Seen,
+    ServeReader,
+    Trouble,
+    Unread,
+    Working,
+)
+
+scard: Any = smartcard.scard  # it has no types
+
+_WAIT_MS: Final = 2000
+"""Longest wait in one call; a sign of life is sent at least this often."""
+_FIRST_BACK_OFF_S: Final = 0.1
+_LONGEST_BACK_OFF_S: Final = 2.0
+_RETRY_PAUSE_MS: Final = 40
+_MAX_TRIES: Final = 8
+_CALM_S: Final = 0.02
+"""Pause after a wake-up without news, so that a restless driver costs no more than 50 a second."""
+_PNP: Final = "\\\\?PnP?\\Notification"
+_PR_SET_PDEATHSIG: Final = 1
+_COUNTER_MASK: Final = 0xFFFF
+
+
+class PcscError(Exception):
+    """A PC/SC call gave `code` (unsigned) where it should not."""
+
+    def __init__(self, code: int, during: str) -> None:
+        super().__init__(f"{during}: {explain(code)}")
+        self.code = code
+        self.during = during
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A reader's slot at a moment: PC/SC's event counter (16 bits), and whether a card is there."""
+
+    counter: int
+    card: bool
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What happened between two looks at a slot, as the generations of the cards concerned.
+
+    In this order: `gone` left; `missed` came and left unseen (the last such card); `came` is there.
+    """
+
+    gone: int | None = None
+    missed: int | None = None
+    came: int | None = None
+
+
+def news(before: Slot | None, now: Slot) -> News:
+    """What happened from `before` to `now`; `before` is None at the first look."""
+    if before is None:
+        return News(came=now.counter if now.card else None)
+    if before == now:
+        return News()
+    steps = (now.counter - before.counter) & _COUNTER_MASK
+    arrivals = (steps + (not before.card)) // 2
+    missed = None
+    if arrivals > now.card:
+        missed = (now.counter - (2 if now.card else 1)) & _COUNTER_MASK
+    return News(
+        gone=before.counter if before.card else None,
+        missed=missed,
+        came=now.counter if now.card else None,
+    )
+
+
+def main() -> None:
+    """Does the task in the one argument; ends only with its supervisor."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C and `systemctl stop` reach the whole
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # group; the supervisor ends its workers itself
+    _die_with_parent()
+    task: AnyTask = msgspec.json.decode(os.fsencode(sys.argv[1]), type=AnyTask)
+    match task:
+        case ListReaders():
+            _keep_listing()
+        case ServeReader():
+            _keep_serving(task)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # That signal is missed if the parent died before the call; the end of standard input is not.
+    threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
+
+
+def _exit_at_end_of_input() -> None:
+    while os.read(0, 512):
+        pass
+    os._exit(0)
+
+
+def _say(line: AnyLine) -> None:
+    os.write(1, msgspec.json.encode(line) + b"\n")  # shorter than PIPE_BUF: written whole
+
+
+def _keep_listing() -> NoReturn:
+    complaint = _Complaint()
+    while True:
+        try:
+            with _context() as context:
+                _list_readers(context, complaint)
+        except PcscError as error:
+            complaint.about(error)
+
+
+def _list_readers(context: int, complaint: "_Complaint") -> NoReturn:
+    listed: tuple[bytes, ...] | None = None
+    state = scard.SCARD_STATE_UNAWARE
+    while True:
+        code, names = scard.SCardListReaders(context, [])
+        code = unsigned(code)
+        if code not in {SUCCESS, NO_READERS}:
+            raise PcscError(code, "listing the readers")
+        now = tuple(sorted(os.fsencode(name) for name in names)) if code == SUCCESS else ()
+        complaint.over()
+        if now != listed:
+            listed = now
+            _say(Listed(now))
+        else:
+            _say(Alive())
+        asked = time.monotonic()
+        state = _status(context, _PNP, state, _WAIT_MS)
+        if time.monotonic() - asked < _CALM_S:
+            time.sleep(0.25)
+
+
+def _keep_serving(task: ServeReader) -> NoReturn:
+    complaint = _Complaint()
+    slot = None if task.counter is None else Slot(task.counter, task.card)
+    while True:
+        try:
+            with _context() as context:
+                _serve(context, os.fsdecode(task.name), slot, task.budget_ms, complaint)
+        except PcscError as error:
+            slot = None  # counters of another pcscd, or of the reader plugged in again, differ
+            complaint.about(error)
+
+
+def _serve(
+    context: int, name: str, slot: Slot | None, budget_ms: int, complaint: "_Complaint"
+) -> NoReturn:
+    state = _status(context, name, scard.SCARD_STATE_UNAWARE, 0)
+    now = _slot(state)
+    complaint.over()
+    _say(Working(now.counter))
+    while True:
+        noticed_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        happened = news(slot, now)
+        if happened == News():
+            _say(Alive())
+            time.sleep(_CALM_S)
+        slot = now
+        if happened.gone is not None:
+            _say(Gone(happened.gone, now.counter))
+        if happened.missed is not None:
+            _say(Seen(happened.missed, noticed_ms))
+            _say(Unread(happened.missed, Unreadable.REMOVED, "it came and went between two looks"))
+            _say(Gone(happened.missed, now.counter))
+        if happened.came is not None:
+            _say(Seen(happened.came, noticed_ms))
+            _say(_read(context, name, now, state, budget_ms))
+        state = _status(context, name, state, _WAIT_MS)
+        now = _slot(state)
+
+
+def _read(context: int, name: str, slot: Slot, state: int, budget_ms: int) -> Read | Unread:
+    """Reads the card in `slot`, trying again what may pass within `budget_ms`.
+
+    Says `Unread` itself before it raises PcscError, where the reader or the service went away.
+    """
+    last_try = time.monotonic() + (budget_ms - _RETRY_PAUSE_MS) / 1000
+    for attempt in range(1, _MAX_TRIES + 1):
+        try:
+            return _attempt(context, name, slot, state)
+        except CardRefused as refused:
+            return Unread(slot.counter, Unreadable.because(refused.reason), "refused")
+        except CardUnusable as unusable:
+            reason, detail = Unreadable.BAD_ANSWER, str(unusable)
+        except PcscError as error:
+            reason, detail = _reason(error.code), str(error)
+            if meaning(error.code).kind in {Kind.SERVICE, Kind.READER, Kind.OTHER}:
+                _say(Unread(slot.counter, reason, detail))
+                raise
+        if (
+            reason is Unreadable.REMOVED
+            or attempt == _MAX_TRIES
+            or time.monotonic() > last_try
+            or _left(context, name, slot, state)
+        ):
+            break
+    if _left(context, name, slot, state, within_ms=0):
+        reason = Unreadable.REMOVED
+    return Unread(slot.counter, reason, detail)
+
+
+def _attempt(context: int, name: str, slot: Slot, state: int) -> Read:
+    with _connection(context, name) as (card, protocol):
+        # Once connected, a card that leaves makes the handle stale; before, only this tells.
+        if _left(context, name, slot, state, within_ms=0):
+            raise PcscError(REMOVED_CARD, "connecting to the card")
+
+        def transmit(apdu: bytes) -> bytes:
+            code, answer = scard.SCardTransmit(card, protocol, list(apdu))
+            _check(code, "talking to the card")
+            return bytes(answer)
+
+        reading = run(uid(), transmit)
+    who = reading.credential
+    return Read(slot.counter, who.scheme, who.issuer, who.value, reading.assurance)
+
+
+def _left(
+    context: int, name: str, slot: Slot, state: int, within_ms: int = _RETRY_PAUSE_MS
+) -> bool:
+    """Whether the card in `slot` has left; waits up to `within_ms` for it to do so."""
+    end = time.monotonic() + within_ms / 1000
+    while _slot(state) == slot:
+        remaining_ms = int((end - time.monotonic()) * 1000)
+        state = _status(context, name, state, max(0, remaining_ms))
+        if remaining_ms <= 0:
+            break
+    return _slot(state) != slot
+
+
+def _reason(code: int) -> Unreadable:
+    match meaning(code).kind:
+        case Kind.REMOVED:
+            return Unreadable.REMOVED
+        case Kind.BUSY:
+            return Unreadable.BUSY
+        case Kind.TIME_OUT | Kind.AGAIN | Kind.SERVICE | Kind.READER | Kind.OTHER:
+            return Unreadable.BAD_ANSWER
+
+
+class _Complaint:
+    """Tells each trouble once and paces the attempts to get over it."""
+
+    def __init__(self) -> None:
+        self._code: int | None = None
+        self._pause_s = _FIRST_BACK_OFF_S
+
+    def about(self, error: PcscError) -> None:
+        if error.code == self._code:
+            _say(Alive())
+        else:
+            self._code = error.code
+            _say(Trouble(error.code, error.during))
+        time.sleep(self._pause_s)
+        self._pause_s = min(self._pause_s * 2, _LONGEST_BACK_OFF_S)
+
+    def over(self) -> None:
+        self._code = None
+        self._pause_s = _FIRST_BACK_OFF_S
+
+
+@contextmanager
+def _context() -> Iterator[int]:
+    code, context = scard.SCardEstablishContext(scard.SCARD_SCOPE_USER)
+    _check(code, "calling the smart-card service")
+    try:
+        yield context
+    finally:
+        scard.SCardReleaseContext(context)
+
+
+@contextmanager
+def _connection(context: int, name: str) -> Iterator[tuple[int, int]]:
+    code, card, protocol = scard.SCardConnect(
+        context,
+        name,
+        scard.SCARD_SHARE_SHARED,
+        scard.SCARD_PROTOCOL_T0 | scard.SCARD_PROTOCOL_T1,
+    )
+    _check(code, "connecting to the card")
+    try:
+        yield card, protocol
+    finally:
+        scard.SCardDisconnect(card, scard.SCARD_LEAVE_CARD)
+
+
+def _status(context: int, name: str, known: int, timeout_ms: int) -> int:
+    """The event state of reader `name` when it differs from `known`, or after `timeout_ms`."""
+    code, states = scard.SCardGetStatusChange(context, timeout_ms, [(name, known)])
+    code = unsigned(code)
+    if code == SUCCESS:
+        _, state, _ = states[0]
+        return int(state & ~scard.SCARD_STATE_CHANGED)
+    if meaning(code).kind is Kind.TIME_OUT:
+        return known
+    raise PcscError(code, "waiting for a card")
+
+
+def _slot(state: int) -> Slot:
+    if state & (scard.SCARD_STATE_UNKNOWN | scard.SCARD_STATE_UNAVAILABLE):
+        raise PcscError(UNKNOWN_READER, "waiting for a card")
+    return Slot(state >> 16 & _COUNTER_MASK, bool(state & scard.SCARD_STATE_PRESENT))
+
+
+def _check(code: int, during: str) -> None:
+    if unsigned(code) != SUCCESS:
+        raise PcscError(unsigned(code), during)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Feedback: wording, lines, and outputs that hang or break."""
+
+import io
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from edge.feedback import ALREADY_RECOGNISED, Light, Notice, Outcome, Standing
+from edge.feedback.console import Console
+from edge.feedback.fanout import Fanout
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def at_half_past_seven() -> datetime:
+    return datetime(2026, 7, 1, 19, 31, 5, tzinfo=UTC)
+
+
+def console(output: io.StringIO) -> Console:
+    return Console(output, at_half_past_seven)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_only_recognised_is_green_and_only_it_says_success() -> None:
+    green = [outcome for outcome in Outcome if outcome.light is Light.GREEN]
+    success = [outcome for outcome in Outcome if "成功" in outcome.wording]
+    assert green == success == [Outcome.RECOGNISED]
+    assert "签到" not in Outcome.ALREADY.wording  # without a roster nobody is known
+    assert "签到" in ALREADY_RECOGNISED
+
+
+def test_what_was_not_recorded_is_red_and_what_was_is_not() -> None:
+    assert {outcome for outcome in Outcome if not outcome.recorded} == {
+        Outcome.UNREADABLE,
+        Outcome.FAILED,
+        Outcome.NOT_ENROLLED,
+    }
+
+
+def test_the_kinds_of_outcome_differ_in_symbol_and_in_light() -> None:
+    kinds = [Outcome.RECOGNISED, Outcome.RECORDED, Outcome.UNKNOWN, Outcome.UNREADABLE]
+    kinds.append(Outcome.FAILED)
+    assert len({outcome.symbol for outcome in kinds}) == len(kinds)
+    assert len({outcome.light for outcome in kinds}) == len(kinds)
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_a_line_is_time_symbol_colour_and_words(outcome: Outcome) -> None:
+    output = io.StringIO()
+    console(output).show(Notice(outcome, "reader 0"))
+    assert output.getvalue() == (
+        f"19:31:05 {outcome.symbol} {outcome.light.value} {outcome.wording}\n"
+    )
+
+
+def test_message_and_detail_stay_on_one_line() -> None:
+    output = io.StringIO()
+    notice = Notice(Outcome.ALREADY, "r", ALREADY_RECOGNISED, "离线，已暂存 3 条\n联网后自动上传")
+    console(output).show(notice)
+    assert output.getvalue() == (
+        "19:31:05 ◎ 白 您已签到，无需重复刷卡（离线，已暂存 3 条 联网后自动上传）\n"
+    )
+
+
+def test_colours_only_on_a_terminal() -> None:
+    plain, terminal = io.StringIO(), Terminal()
+    console(plain).show(Notice(Outcome.FAILED, "r"))
+    console(terminal).show(Notice(Outcome.FAILED, "r"))
+    assert "\x1b" not in plain.getvalue()
+    assert terminal.getvalue() == "19:31:05 \x1b[1;31m✘ 红\x1b[0m 无法记录，请联系工作人员\n"
+
+
+def test_a_standing_is_told_when_it_changes() -> None:
+    output = io.StringIO()
+    out = console(output)
+    for standing in (Standing.READY, Standing.READY, Standing.NO_READER, Standing.READY):
+        out.stand(standing)
+    assert [line.split()[-1] for line in output.getvalue().splitlines()] == [
+        "请刷党员卡",
+        "读卡器未连接，请联系工作人员",
+        "请刷党员卡",
+    ]
+
+
+class Recording:
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.standings: list[Standing] = []
+
+    def show(self, notice: Notice) -> None:
+        self.shown.append(notice.detail)
+
+    def stand(self, standing: Standing, detail: str = "") -> None:  # noqa: ARG002
+        self.standings.append(standing)
+
+
+class Stuck(Recording):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+        self.release = threading.Event()
+
+    def show(self, notice: Notice) -> None:
+        self.reached.set()
+        self.release.wait()
+        super().show(notice)
+
+
+class Broken(Recording):
+    def __init__(self) -> None:
+        super().__init__()
+        self.working = False
+
+    def show(self, notice: Notice) -> None:
+        if not self.working:
+            raise OSError("the lamp is gone")
+        super().show(notice)
+
+
+def numbered(n: int) -> Notice:
+    return Notice(Outcome.RECORDED, "r", detail=str(n))
+
+
+def test_a_stuck_output_delays_neither_the_caller_nor_the_others_and_drops_the_oldest() -> None:
+    stuck, good = Stuck(), Recording()
+    fanout = Fanout([stuck, good], limit=3)
+    fanout.show(numbered(0))
+    assert stuck.reached.wait(5)
+    began = time.monotonic()
+    for n in range(1, 11):
+        fanout.show(numbered(n))
+        eventually(lambda n=n: len(good.shown) == n + 1)
+    fanout.stand(Standing.NO_READER)
+    assert time.monotonic() - began < 2
+    assert good.shown == [str(n) for n in range(11)]
+    eventually(lambda: good.standings == [Standing.NO_READER])
+    assert [(lane.output, lane.dropped) for lane in fanout.health()] == [
+        ("Stuck", 7),
+        ("Recording", 0),
+    ]
+    stuck.release.set()
+    fanout.stop()
+    assert stuck.shown == ["0", "8", "9", "10"]
+    assert stuck.standings == [Standing.NO_READER]
+
+
+def test_a_broken_output_is_logged_once_and_used_again(caplog: pytest.LogCaptureFixture) -> None:
+    broken, good = Broken(), Recording()
+    fanout = Fanout([broken, good])
+    for n in range(5):
+        fanout.show(numbered(n))
+    eventually(lambda: fanout.health()[0].failed == 5)
+    assert fanout.health()[0].failing
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    broken.working = True
+    fanout.show(numbered(5))
+    fanout.stop()
+    assert good.shown == ["0", "1", "2", "3", "4", "5"]
+    assert broken.shown == ["5"]
+    assert not fanout.health()[0].failing
+
+
+def test_stop_is_bounded_by_a_stuck_output_and_nothing_is_shown_afterwards() -> None:
+    stuck, good = Stuck(), Recording()
+    fanout = Fanout([stuck, good])
+    fanout.show(numbered(0))
+    began = time.monotonic()
+    fanout.stop()
+    assert time.monotonic() - began < 4
+    fanout.show(numbered(1))
+    stuck.release.set()
+    time.sleep(0.05)
+    assert good.shown == ["0"]
