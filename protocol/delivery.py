@@ -159,12 +159,21 @@ class Sender:
             lane.have.append((first, min(released, head)))
         self._lanes[epoch] = lane
 
-    def appended(self, epoch: bytes, seq: int, now: int) -> None:
-        """Entry `seq` became durable."""
+    def knows(self, epoch: bytes) -> bool:
+        return epoch in self._lanes
+
+    def keep_only(self, epochs: Iterable[bytes]) -> None:
+        """The journal holds no other epochs any more (its file was damaged and set aside)."""
+        kept = set(epochs)
+        self._lanes = {epoch: lane for epoch, lane in self._lanes.items() if epoch in kept}
+        self._flights = [flight for flight in self._flights if flight.epoch in kept]
+
+    def appended(self, epoch: bytes, head: int, now: int) -> None:
+        """Everything of `epoch` up to `head` is durable; what is known already changes nothing."""
         lane = self._lanes[epoch]
-        if seq != lane.head + 1:
-            raise LocalError(f"entry {seq} follows {lane.head}")
-        lane.head = seq
+        if head <= lane.head:
+            return
+        lane.head = head
         if self._pending_since is None:
             self._pending_since = now
 

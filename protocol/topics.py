@@ -12,8 +12,10 @@
 """
 
 import re
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
+from urllib.parse import urlsplit
 
 from protocol.errors import Reason, RemoteError
 
@@ -42,3 +44,23 @@ def parse_up(topic: str) -> tuple[bytes, Up]:
     if match is None:
         raise RemoteError(Reason.WRONG_TOPIC, f"{topic[:100]!r} is no topic of an edge")
     return bytes.fromhex(match[1]), Up(match[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where the broker listens, as `mqtt://host[:1883]` or, with TLS, `mqtts://host[:8883]`."""
+
+    host: str
+    port: int
+    tls: bool
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Raises ValueError with what is wrong."""
+        parts = urlsplit(url)
+        if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname:
+            raise ValueError(f"{url!r} is not mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
+        if parts.username or parts.password or parts.path.strip("/") or parts.query:
+            raise ValueError(f"{url!r}: only scheme, host and port belong here")
+        tls = parts.scheme == "mqtts"
+        return cls(parts.hostname, parts.port or (8883 if tls else 1883), tls)

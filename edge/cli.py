@@ -1,0 +1,166 @@
+"""`shuaka-edge`: run, enrol, journal, doctor."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from edge.config import Config, ConfigError, load
+from edge.daemon import Daemon
+from edge.doctor import examine
+from edge.enrol import EnrolError, IdentityError, enrol
+from edge.store import JournalError, JournalReader
+from protocol.errors import RemoteError
+from protocol.identity import EnrolmentCode, InvalidCodeError
+from protocol.journal import ClockSample, Entry, ReaderDown, ReaderUp, Tap, decode_entry
+
+DEFAULT_CONFIG: Final = Path("/etc/shuaka/edge.toml")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; exits with 0, 1 (it did not work) or 2 (it was called wrongly)."""
+    options = _parser().parse_args(arguments)
+    try:
+        status = options.run(options)
+    except (ConfigError, EnrolError, IdentityError, InvalidCodeError, JournalError) as error:
+        print(f"shuaka-edge: {error}", file=sys.stderr)
+        status = 1
+    except BrokenPipeError:
+        # whoever read the output has seen enough
+        sys.stderr.close()
+        status = 0
+    sys.exit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="shuaka-edge", description="Reads cards at a venue and brings every tap to the hub."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, what: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=what, description=what)
+        sub.add_argument(
+            "--config",
+            type=Path,
+            help=f"configuration file (default {DEFAULT_CONFIG}, if it exists)",
+        )
+        return sub
+
+    run = command("run", "Record taps and send them, until stopped.")
+    run.add_argument("--verbose", action="store_true", help="log more")
+    run.set_defaults(run=_run)
+
+    join = command("enrol", "Join a hub with a one-time code from `shuaka-hub device add`.")
+    join.add_argument("--hub", required=True, metavar="URL", help="such as https://hub.example")
+    join.add_argument("--code", required=True, help="six groups of five characters")
+    join.set_defaults(run=_enrol)
+
+    journal = command("journal", "Look into the journal; it is never changed.")
+    journal.add_argument("what", choices=["list", "verify"])
+    journal.add_argument("--last", type=_count, metavar="N", help="list: only the last N entries")
+    journal.set_defaults(run=_journal)
+
+    doctor = command("doctor", "Say in plain words what is wrong here and what to do.")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError
+    return count
+
+
+def _config(options: argparse.Namespace) -> Config:
+    if options.config is None and not DEFAULT_CONFIG.exists():
+        return Config()
+    return load(options.config or DEFAULT_CONFIG)
+
+
+def _run(options: argparse.Namespace) -> int:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    return Daemon(_config(options)).run()
+
+
+def _enrol(options: argparse.Namespace) -> int:
+    code = EnrolmentCode.parse(options.code)
+    enrolment = enrol(_config(options).edge.data, options.hub, code)
+    print(f"Enrolled as {enrolment.name}. A running shuaka-edge begins to record by itself.")
+    return 0
+
+
+def _journal(options: argparse.Namespace) -> int:
+    reader = JournalReader(_config(options).edge.data)
+    return _verify(reader) if options.what == "verify" else _list(reader, options.last)
+
+
+def _list(reader: JournalReader, last: int | None) -> int:
+    epochs = reader.epochs()
+    skip = max(0, sum(e.head - e.first + 1 for e in epochs) - last) if last else 0
+    for held in epochs:
+        for seq, entry, _, _ in reader.entries(held.epoch):
+            if skip:
+                skip -= 1
+                continue
+            receipt = "received" if seq <= held.released else "not yet received"
+            print(f"{held.epoch.hex()[:8]} {seq:>6}  {_describe(entry)}  [{receipt}]")
+    return 0
+
+
+def _describe(entry: bytes) -> str:
+    try:
+        decoded = decode_entry(entry)
+    except RemoteError as error:
+        return f"unreadable: {error.detail}"
+    at = decoded.at
+    when = datetime.fromtimestamp(at.wall_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    return f"{when}Z{' ' if at.trusted else '?'} {_what(decoded)}"
+
+
+def _what(entry: Entry) -> str:
+    match entry:
+        case Tap(reader=reader, assurance=assurance):
+            return f"tap at {reader} ({assurance.name.lower()}, subject sealed)"
+        case ClockSample(at):
+            return f"clock {'trusted' if at.trusted else 'not trusted'}"
+        case ReaderUp(reader=reader):
+            return f"reader up: {reader}"
+        case ReaderDown(reader=reader, reason=reason):
+            return f"reader down: {reader} ({reason})"
+
+
+def _verify(reader: JournalReader) -> int:
+    problems = 0
+    for problem in reader.problems():
+        print(problem)
+        problems += 1
+    if problems:
+        print(f"{problems} problem(s): keep this file, and tell whoever runs the hub")
+        return 1
+    epochs = reader.epochs()
+    count = sum(held.head - held.first + 1 for held in epochs)
+    waiting = sum(held.head - max(held.released, held.first - 1) for held in epochs)
+    print(f"sound: {count} entries in {len(epochs)} epochs, {waiting} not yet received by the hub")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    findings = examine(_config(options))
+    for finding in findings:
+        print(f"{'ok  ' if finding.good else 'TODO'} {finding.what}")
+        if finding.advice:
+            print(f"       {finding.advice}")
+    return 0 if all(finding.good for finding in findings) else 1
+
+
+if __name__ == "__main__":
+    main()

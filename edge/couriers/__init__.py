@@ -1,0 +1,1 @@
+"""Couriers carry signed batches of the journal to the hub, and its receipts back."""

@@ -1,0 +1,480 @@
+"""Carries the journal to the hub over MQTT 5, and lets go on the hub's receipt alone.
+
+`Courier` is one thread that drives protocol.delivery.Sender: it is told what became durable, asks
+the Sender what to send, reads that from the journal and publishes it. `Link` is the connection: it
+comes back by itself, with jitter, and tells the courier what happened. The broker's PUBACK frees
+nothing; it is only heard where it says that no hub listens.
+"""
+
+import contextlib
+import logging
+import queue
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge.store import JournalError, JournalReader
+from protocol import topics
+from protocol.batch import Heartbeat, Hello, ReaderState, open_hub_state, open_receipt, seal_batch
+from protocol.delivery import NewGeneration, Refused, Released, Sender
+from protocol.errors import RemoteError
+from protocol.identity import MAX_MESSAGE_BYTES, Enrolment, MessageType, SigningKey
+from protocol.journal import Stamp
+from protocol.topics import Broker
+
+KEEPALIVE_S: Final = 15
+HEARTBEAT_MS: Final = 30_000
+LONGEST_WAIT_MS: Final = 1_000
+NO_MATCHING_SUBSCRIBERS: Final = 0x10  # MQTT 5 §3.4.2.1
+MAX_INCOMING: Final = 256
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NobodyListens:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The journal began an epoch; its first entry is durable."""
+
+    epoch: bytes
+    header_bytes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Everything of `epoch` up to `head` is durable."""
+
+    epoch: bytes
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    epoch: bytes
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class JournalState:
+    """The recorder's statement: nothing was tapped before `at` that is not in the journal."""
+
+    epoch: bytes
+    head: int
+    digest: bytes
+    at: Stamp
+    readers: tuple[ReaderState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    pass
+
+
+LinkEvent = Connected | Disconnected | Incoming | NobodyListens
+CourierEvent = LinkEvent | Opened | Appended | Pruned | JournalState | Stop
+
+
+class Link:
+    """An MQTT connection that is kept up until `stop`.
+
+    `tell` is called by the network's thread and must return at once.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        client_id: str,
+        subscriptions: Sequence[str],
+        tell: Callable[[LinkEvent], None],
+    ) -> None:
+        self._broker = broker
+        self._client_id = client_id
+        self._subscriptions = subscriptions
+        self._tell = tell
+        self._stopping = threading.Event()
+        self._client: paho.Client | None = None
+        self._was_connected = False
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        client = self._client
+        if client is not None:
+            client.disconnect()
+        self._thread.join(timeout=5)
+
+    def publish(self, topic: str, payload: bytes) -> bool:
+        """Hands `payload` to the network; False where there is no connection now."""
+        client = self._client
+        if client is None:
+            return False
+        return client.publish(topic, payload, topics.QOS).rc == paho.MQTT_ERR_SUCCESS
+
+    def _run(self) -> None:
+        delay = 0.5
+        trouble = ""
+        while not self._stopping.is_set():
+            self._was_connected = False
+            try:
+                self._connect_and_loop()
+                now = "the connection was lost" if self._was_connected else "refused"
+            except Exception as error:  # noqa: BLE001  the thread's outermost loop
+                now = str(error) or type(error).__name__
+            if self._was_connected:
+                delay = 0.5
+                self._tell(Disconnected())
+            if now != trouble and not self._stopping.is_set():
+                log.warning("broker %s:%d: %s", self._broker.host, self._broker.port, now)
+            trouble = now
+            self._stopping.wait(delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, 15.0)
+
+    def _connect_and_loop(self) -> None:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            reconnect_on_failure=False,
+        )
+        if self._broker.tls:
+            client.tls_set()
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_socket_open = _no_delay
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.MaximumPacketSize = MAX_MESSAGE_BYTES + 1024
+        client.connect(
+            self._broker.host,
+            self._broker.port,
+            KEEPALIVE_S,
+            clean_start=True,
+            properties=properties,
+        )
+        self._client = client
+        try:
+            client.loop_forever()
+        finally:
+            self._client = None
+            with contextlib.suppress(OSError):
+                client.disconnect()
+
+    # paho swallows no exception of a callback: it ends its thread. These only pass things on.
+
+    def _on_connect(
+        self, client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any
+    ) -> None:
+        if reason.is_failure:
+            log.warning("the broker refused: %s", reason)
+            client.disconnect()
+        else:
+            client.subscribe([(topic, topics.QOS) for topic in self._subscriptions])
+
+    def _on_subscribe(
+        self, _client: Any, _data: Any, _mid: int, _reasons: Any, _properties: Any
+    ) -> None:
+        # only now will the receipts that a hello brings be heard
+        self._was_connected = True
+        self._tell(Connected())
+
+    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        self._tell(Incoming(message.topic, bytes(message.payload)))
+
+    def _on_publish(
+        self, _client: Any, _data: Any, _mid: int, reason: ReasonCode, _properties: Any
+    ) -> None:
+        if reason.value == NO_MATCHING_SUBSCRIBERS:
+            self._tell(NobodyListens())
+
+
+class JournalOwner(Protocol):
+    """What the courier asks of the thread that owns the journal."""
+
+    def release(self, epoch: bytes, through: int) -> None: ...
+
+    def new_generation(self, generation: int) -> None: ...
+
+    def ask_state(self) -> None:
+        """Answered by a `JournalState` to `Courier.tell`, once all taps so far are recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class CourierHealth:
+    connected: bool
+    unreceipted: int
+    last_receipt_ms: int | None
+    """Boot time of the last receipt that was followed."""
+    alarm: str
+    """Why a receipt was not followed, where that means that histories differ."""
+
+
+class Courier:
+    """The thread that sends. `tell` it what happened, from any thread."""
+
+    def __init__(
+        self,
+        data: Path,
+        enrolment: Enrolment,
+        key: SigningKey,
+        broker: Broker,
+        owner: JournalOwner,
+    ) -> None:
+        self._data = data
+        self._enrolment = enrolment
+        self._key = key
+        self._owner = owner
+        self._events: queue.SimpleQueue[CourierEvent] = queue.SimpleQueue()
+        self._sender = Sender(enrolment.edge, enrolment.generation, random.Random())
+        self._receipts = topics.receipt(enrolment.edge)
+        self._link = Link(
+            broker, enrolment.edge.hex(), [self._receipts, topics.HUB_STATE], self.tell
+        )
+        self._reader: JournalReader | None = None
+        self._epoch = b""
+        self._header_bytes = b""
+        self._synced = False
+        self._connected = False
+        self._next_heartbeat = 0
+        self._health = CourierHealth(False, 0, None, "")
+        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        self._link.start()
+
+    def stop(self) -> None:
+        """Sends what is on hand, without waiting for receipts, and ends."""
+        self.tell(Stop())
+        self._thread.join(timeout=5)
+        self._link.stop()
+
+    def tell(self, event: CourierEvent) -> None:
+        if isinstance(event, Incoming) and self._events.qsize() > MAX_INCOMING:
+            return  # a flood: receipts are repeated, memory is not endless
+        self._events.put(event)
+
+    def health(self) -> CourierHealth:
+        return self._health
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    # ------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._loop()
+            except JournalError as error:
+                log.error("the journal cannot be read, nothing is sent: %s", error)  # noqa: TRY400
+            except Exception:
+                log.exception("the courier failed and starts over")
+            else:
+                return
+            self._close_reader()
+            self._synced = False
+            time.sleep(2)
+
+    def _loop(self) -> None:
+        while True:
+            try:
+                event = self._events.get(timeout=self._wait_s())
+            except queue.Empty:
+                pass
+            else:
+                if isinstance(event, Stop):
+                    self._send_all()
+                    return
+                self._handle(event)
+                if not self._events.empty():
+                    continue
+            self._send_all()
+            self._heartbeat_if_due()
+            self._health = replace(
+                self._health,
+                connected=self._connected,
+                unreceipted=self._sender.unreceipted(),
+            )
+
+    def _wait_s(self) -> float:
+        wake = self._sender.wake_at()
+        wait = LONGEST_WAIT_MS if wake is None else wake - _now()
+        return max(0, min(wait, LONGEST_WAIT_MS)) / 1000
+
+    def _handle(self, event: CourierEvent) -> None:
+        match event:
+            case Opened(epoch, header_bytes):
+                self._open(epoch, header_bytes)
+            case Appended(epoch, head):
+                if self._sender.knows(epoch):
+                    self._sender.appended(epoch, head, _now())
+            case Pruned(epoch, first):
+                if self._sender.knows(epoch):
+                    self._sender.pruned(epoch, first)
+            case Connected():
+                self._connected = True
+                self._sender.connected(_now())
+                self._hello()
+                self._owner.ask_state()
+            case Disconnected():
+                self._connected = False
+                self._sender.disconnected()
+            case NobodyListens():
+                self._sender.nobody_listens(_now())
+            case Incoming(topic, payload):
+                self._incoming(topic, payload)
+            case JournalState() if not self._sender.knows(event.epoch):
+                pass
+            case JournalState():
+                self._publish(topics.Up.STATE, MessageType.HEARTBEAT, self._heartbeat(event))
+            case Stop():
+                pass
+
+    def _open(self, epoch: bytes, header_bytes: bytes) -> None:
+        self._epoch, self._header_bytes = epoch, header_bytes
+        self._close_reader()  # it may read a file that has been set aside
+        self._synced = False
+
+    def _sync(self) -> None:
+        """Makes the Sender know what the journal holds: at start, and after any failure."""
+        reader = self._journal()
+        held = reader.epochs()
+        self._sender.generation = max(self._sender.generation, reader.generation())
+        self._sender.keep_only(each.epoch for each in held)
+        for each in held:
+            if self._sender.knows(each.epoch):
+                self._sender.appended(each.epoch, each.head, _now())
+            elif each.head >= each.first or each.epoch == self._epoch:
+                self._sender.hold(each.epoch, each.first, each.head, each.released)
+        self._synced = True
+        if self._connected:
+            self._hello()
+
+    def _journal(self) -> JournalReader:
+        if self._reader is None:
+            self._reader = JournalReader(self._data)
+        return self._reader
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _send_all(self) -> None:
+        if not self._header_bytes:
+            return
+        if not self._synced:
+            self._sync()
+        while (send := self._sender.next(_now())) is not None:
+            batch, subjects = self._journal().batch(send.epoch, send.first, send.last)
+            payload = seal_batch(batch, self._key, subjects)
+            if not self._link.publish(topics.up(self._enrolment.edge, topics.Up.JOURNAL), payload):
+                self._sender.disconnected()
+                return
+            self._sender.sent(send, batch.last, _now())
+
+    def _incoming(self, topic: str, payload: bytes) -> None:
+        hub = self._enrolment.hub.sign
+        try:
+            if topic == self._receipts and self._synced:
+                receipt = open_receipt(payload, hub)
+                outcomes = self._sender.receipt(receipt, self._journal().digest, _now())
+            elif topic == topics.HUB_STATE:
+                outcomes = self._sender.hub_state(open_hub_state(payload, hub), _now())
+            else:
+                return
+        except RemoteError as error:
+            log.warning("a message on %s was not taken: %s", topic, error)
+            return
+        for outcome in outcomes:
+            match outcome:
+                case Released(epoch, through):
+                    self._owner.release(epoch, through)
+                    self._health = replace(self._health, last_receipt_ms=_now())
+                case NewGeneration(generation):
+                    log.warning("the hub was restored: everything still held is offered again")
+                    self._owner.new_generation(generation)
+                    self._hello()
+                case Refused(reason, epoch, through):
+                    log.error(
+                        "a receipt up to %d of epoch %s was not followed: %s",
+                        through,
+                        epoch.hex()[:8],
+                        reason,
+                    )
+                    self._health = replace(self._health, alarm=reason)
+
+    def _hello(self) -> None:
+        if self._synced:
+            hello = Hello(self._header_bytes, tuple(self._sender.held()))
+            self._publish(topics.Up.HELLO, MessageType.HELLO, hello.encode())
+
+    def _heartbeat_if_due(self) -> None:
+        if self._connected and self._synced and _now() >= self._next_heartbeat:
+            self._next_heartbeat = _now() + HEARTBEAT_MS
+            self._owner.ask_state()
+
+    def _heartbeat(self, state: JournalState) -> bytes:
+        held = {each.epoch: each for each in self._journal().epochs()}
+        return Heartbeat(
+            epoch=state.epoch,
+            head=state.head,
+            digest=state.digest,
+            at=state.at,
+            released=self._sender.released(state.epoch),
+            first_held=held[state.epoch].first,
+            unreceipted=self._sender.unreceipted(),
+            readers=state.readers,
+        ).encode()
+
+    def _publish(self, channel: topics.Up, message: MessageType, payload: bytes) -> None:
+        """Sends what nobody waits for: a lost one is followed by another."""
+        self._link.publish(
+            topics.up(self._enrolment.edge, channel), self._key.sign(message, payload)
+        )
+
+
+def _now() -> int:
+    """CLOCK_BOOTTIME in ms: goes on through suspend, never steps."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def _no_delay(_client: Any, _data: Any, sock: Any) -> None:
+    # a socket of another family has no such option
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,0 +1,120 @@
+"""The composition root: puts readers, recorder, courier and feedback together and runs them.
+
+It starts with whatever is there and keeps running: no reader, no pcscd, no network and no hub are
+each a state that is shown and recovers by itself. It ends on SIGTERM or SIGINT, or when a thread
+that must live has died, so that the service manager starts it anew.
+"""
+
+import logging
+import signal
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+from edge.clock import SystemClock
+from edge.config import Config
+from edge.couriers.mqtt import Courier
+from edge.enrol import IdentityError, Keys, load_enrolment
+from edge.feedback import Feedback, Notice, Outcome, Standing
+from edge.feedback.console import Console
+from edge.feedback.fanout import Fanout
+from edge.readers import CardRead, ReaderEvent, Readers
+from edge.readers.pcsc import PcscReaders
+from edge.recorder import Recorder
+from edge.store import Owner
+from protocol.identity import Enrolment
+from protocol.topics import Broker
+
+LOOK_FOR_ENROLMENT_S: Final = 1.0
+WATCH_S: Final = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class Daemon:
+    """`shuaka-edge run`: give it a configuration, `run` it."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._data = config.edge.data
+        self._stopping = threading.Event()
+
+    def run(self) -> int:
+        """Runs until told to stop; gives the exit status.
+
+        Raises IdentityError, JournalBusyError and JournalNewerError at the start.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        outputs: list[Feedback] = [Console()] if self._config.feedback.console else []
+        feedback = Fanout(outputs)
+        try:
+            enrolment = self._wait_for_enrolment(feedback)
+            return 0 if enrolment is None else self._record(enrolment, feedback)
+        finally:
+            feedback.stop()
+
+    def _wait_for_enrolment(self, feedback: Feedback) -> Enrolment | None:
+        """Shows red to every card until `shuaka-edge enrol` has been run; None when stopped."""
+        enrolment = load_enrolment(self._data)
+        if enrolment is not None:
+            return enrolment
+        log.warning(
+            "not enrolled: nothing is recorded; run shuaka-edge enrol --hub URL --code CODE"
+        )
+        feedback.stand(Standing.NOT_ENROLLED)
+
+        def refuse(event: ReaderEvent) -> None:
+            if isinstance(event, CardRead):
+                feedback.show(Notice(Outcome.NOT_ENROLLED, event.reader))
+
+        readers = self._readers()
+        for each in readers:
+            each.start(refuse)
+        try:
+            while not self._stopping.wait(LOOK_FOR_ENROLMENT_S):
+                enrolment = load_enrolment(self._data)
+                if enrolment is not None:
+                    return enrolment
+        finally:
+            for each in readers:
+                each.stop()
+        return None
+
+    def _record(self, enrolment: Enrolment, feedback: Feedback) -> int:
+        keys = Keys.load_or_make(self._data)
+        if keys.sign.public != enrolment.edge_sign:
+            raise IdentityError(
+                f"{self._data}: the keys are not those that were enrolled; enrol this device anew"
+            )
+        recorder = Recorder(
+            self._data,
+            Owner(enrolment.edge, enrolment.hub.seal),
+            SystemClock(self._config.clock.trust),
+            feedback,
+            debounce_ms=self._config.readers.debounce_ms,
+            read_timeout_ms=self._config.readers.read_timeout_ms,
+        )
+        broker = Broker.parse(self._config.mqtt.url or enrolment.mqtt_url)
+        courier = Courier(self._data, enrolment, keys.sign, broker, recorder)
+        recorder.start(courier)
+        courier.start()
+        readers = self._readers()
+        for each in readers:
+            each.start(recorder.reader_event)
+        log.info("%s records; hub by way of %s:%d", enrolment.name, broker.host, broker.port)
+        status = 0
+        while not self._stopping.wait(WATCH_S):
+            if not (recorder.alive() and courier.alive()):
+                log.critical("a part of the daemon has ended; ending, to be started anew")
+                status = 1
+                break
+        for each in readers:
+            each.stop()
+        recorder.stop()
+        courier.stop()
+        return status
+
+    def _readers(self) -> Sequence[Readers]:
+        section = self._config.readers
+        return [PcscReaders(read_timeout_ms=section.read_timeout_ms)] if section.pcsc else []

@@ -1,0 +1,169 @@
+"""What is wrong with this device, in plain words, and what to do about it.
+
+Looks at each thing the way of a tap needs, by itself and without the daemon; changes nothing.
+"""
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from edge.clock import SystemClock
+from edge.config import Config
+from edge.enrol import IdentityError, Keys, load_enrolment
+from edge.readers.pcsc import PcscReaders
+from edge.store import FILE_NAME, JournalError, JournalReader
+from protocol.topics import Broker
+
+LOOK_FOR_READERS_S: Final = 4.0
+ENOUGH_BYTES: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at; `advice` is empty where there is nothing to do."""
+
+    good: bool
+    what: str
+    advice: str = ""
+
+
+def examine(config: Config) -> list[Finding]:
+    """Everything, in the order of a tap's way."""
+    data = config.edge.data
+    return [
+        *(_readers() if config.readers.pcsc else ()),
+        *_clock(config),
+        *_storage(data),
+        *_journal(data),
+        *_enrolment(config),
+    ]
+
+
+def _readers() -> Iterator[Finding]:
+    readers = PcscReaders()
+    readers.start(lambda _event: None)
+    deadline = time.monotonic() + LOOK_FOR_READERS_S
+    while not readers.health().working and time.monotonic() < deadline:
+        time.sleep(0.1)
+    health = readers.health()
+    readers.stop()
+    for each in health.readers:
+        if each.up:
+            yield Finding(good=True, what=f"reader: {each.reader}")
+        else:
+            yield Finding(
+                good=False,
+                what=f"reader {each.reader}: {each.trouble or 'does not answer'}",
+                advice="Unplug it, wait a moment, plug it in again.",
+            )
+    if health.trouble and not health.readers:
+        yield Finding(
+            good=False,
+            what=f"readers: {health.trouble}",
+            advice="Plug the reader in, try another port or cable, and see that the service runs "
+            "(`systemctl start pcscd.socket`). An ACR122U that stays unseen may be held by the "
+            "kernel's pn533 modules.",
+        )
+
+
+def _clock(config: Config) -> Iterator[Finding]:
+    if SystemClock(config.clock.trust).trusted():
+        yield Finding(good=True, what="clock: trusted")
+    else:
+        yield Finding(
+            good=False,
+            what="clock: not synchronised, so taps get an exact time only later",
+            advice="Connect the network (time comes by NTP) or fit a hardware clock. Taps are "
+            "recorded all the same.",
+        )
+
+
+def _storage(data: Path) -> Iterator[Finding]:
+    if not data.is_dir():
+        yield Finding(
+            good=False, what=f"{data}: there is no such folder yet", advice="`run` creates it."
+        )
+        return
+    if not os.access(data, os.W_OK):
+        yield Finding(
+            good=False,
+            what=f"{data}: cannot be written by this user",
+            advice="Run as the service's user; see whether the card is mounted read-only.",
+        )
+    free = shutil.disk_usage(data).free
+    if free < ENOUGH_BYTES:
+        yield Finding(
+            good=False,
+            what=f"{data}: only {free // 1024} KiB are free",
+            advice="Make room: a full disk cannot record a tap.",
+        )
+    else:
+        yield Finding(good=True, what=f"storage: {free // 1024 // 1024} MiB free")
+    for aside in sorted(data.glob(f"{FILE_NAME}.damaged-*[0-9]")):
+        yield Finding(
+            good=False,
+            what=f"{aside.name}: a damaged journal was set aside",
+            advice="Keep it: it may hold taps that the hub never got. Tell whoever runs the hub.",
+        )
+
+
+def _journal(data: Path) -> Iterator[Finding]:
+    if not (data / FILE_NAME).exists():
+        yield Finding(good=True, what="journal: none yet")
+        return
+    try:
+        reader = JournalReader(data)
+        problems = list(reader.problems())
+        waiting = sum(e.head - max(e.released, e.first - 1) for e in reader.epochs())
+        reader.close()
+    except JournalError as error:
+        yield Finding(good=False, what=f"journal: {error}", advice="Keep the file.")
+        return
+    if problems:
+        yield Finding(
+            good=False,
+            what=f"journal: {len(problems)} problem(s), the first: {problems[0]}",
+            advice="See `shuaka-edge journal verify`; keep the file.",
+        )
+    yield Finding(good=True, what=f"journal: {waiting} entries not yet received by the hub")
+
+
+def _enrolment(config: Config) -> Iterator[Finding]:
+    data = config.edge.data
+    try:
+        enrolment = load_enrolment(data)
+        if enrolment is None:
+            yield Finding(
+                good=False,
+                what="not enrolled: nothing is recorded",
+                advice="Get a code with `shuaka-hub device add NAME --venue V`, then run "
+                "`shuaka-edge enrol --hub URL --code CODE`.",
+            )
+            return
+        if Keys.load_or_make(data).sign.public != enrolment.edge_sign:
+            yield Finding(
+                good=False,
+                what="the keys on disk are not those that were enrolled",
+                advice="Enrol this device anew.",
+            )
+            return
+    except IdentityError as error:
+        yield Finding(good=False, what=str(error), advice="Restore the file or enrol anew.")
+        return
+    yield Finding(good=True, what=f"enrolled as {enrolment.name}")
+    broker = Broker.parse(config.mqtt.url or enrolment.mqtt_url)
+    try:
+        socket.create_connection((broker.host, broker.port), timeout=5).close()
+    except OSError as error:
+        yield Finding(
+            good=False,
+            what=f"broker {broker.host}:{broker.port} cannot be reached: {error}",
+            advice="Taps are kept here and sent once it can. Look at cable, Wi-Fi and firewall.",
+        )
+    else:
+        yield Finding(good=True, what=f"broker {broker.host}:{broker.port} answers")

@@ -1,0 +1,335 @@
+"""The one thread that owns the journal: reader events in, durable entries and then lights out.
+
+Promises: a light that says recorded comes after the commit (P1); what could not be committed shows
+red (P5); a journal that failed is opened anew, in a new epoch, and recording goes on by itself.
+It does not send, and it judges nobody: every card that could be read is recorded.
+"""
+
+import logging
+import queue
+import secrets
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, assert_never
+
+from edge.clock import Clock
+from edge.couriers.mqtt import Appended, CourierEvent, JournalState, Opened, Pruned
+from edge.feedback import Feedback, Notice, Outcome, Standing
+from edge.readers import (
+    CardGone,
+    CardRead,
+    CardSeen,
+    CardUnreadable,
+    ReaderDown,
+    ReaderEvent,
+    ReaderUp,
+    wire_name,
+)
+from edge.store import (
+    Journal,
+    JournalBusyError,
+    JournalError,
+    JournalNewerError,
+    NewTap,
+    Owner,
+)
+from edge.taps import Debounce
+from protocol import journal as entries
+from protocol.batch import ReaderState
+from protocol.journal import ClockSample, Entry, Stamp
+
+MAX_GROUP: Final = 64
+TICK_S: Final = 0.5
+REOPEN_EVERY_MS: Final = 5_000
+STEP_MS: Final = 1_000
+"""A wall clock that moved by more than this against CLOCK_BOOTTIME was stepped."""
+SETTLE_MS: Final = 4_000
+"""How long a card that was seen may take until its event is here, beyond the read time-out."""
+
+log = logging.getLogger(__name__)
+
+
+class Told(Protocol):
+    """Whoever wants to know what became durable: the courier."""
+
+    def tell(self, event: CourierEvent) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Release:
+    epoch: bytes
+    through: int
+
+
+@dataclass(frozen=True, slots=True)
+class _NewGeneration:
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class _AskState:
+    at: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    pass
+
+
+_Event = ReaderEvent | _Release | _NewGeneration | _AskState | _Stop
+
+
+class Recorder:
+    """Records for `owner` into the journal in folder `data`."""
+
+    def __init__(
+        self,
+        data: Path,
+        owner: Owner,
+        clock: Clock,
+        feedback: Feedback,
+        *,
+        debounce_ms: int,
+        read_timeout_ms: int,
+    ) -> None:
+        self._data = data
+        self._owner = owner
+        self._clock = clock
+        self._feedback = feedback
+        self._settle_ms = read_timeout_ms + SETTLE_MS
+        self._debounce = Debounce(secrets.token_bytes(32), window_ms=debounce_ms)
+        self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._listener: Told | None = None
+        self._journal: Journal | None = None
+        self._failure = "the journal is not open yet"
+        self._try_open_at = 0
+        self._readers: dict[str, ReaderState] = {}
+        self._sampled = Stamp(0, 0, trusted=False)
+        self._cards: list[CardRead] = []
+        self._entries: list[Entry] = []
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+
+    def start(self, listener: Told) -> None:
+        """Begins to record. A journal that cannot be opened now is tried again and again.
+
+        Raises JournalBusyError and JournalNewerError, which no trying again mends.
+        """
+        self._listener = listener
+        try:
+            self._open()
+        except (JournalBusyError, JournalNewerError):
+            raise
+        except JournalError as error:
+            self._lose_journal(error)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Records what has been read, states where the journal ends, and closes it.
+
+        Stop the readers first: the closing statement says that nothing more was tapped until now.
+        """
+        self._events.put(_AskState(self._stamp(self._clock.boottime_ms())))
+        self._events.put(_Stop())
+        self._thread.join(timeout=10)
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def reader_event(self, event: ReaderEvent) -> None:
+        """The readers' sink."""
+        self._events.put(event)
+
+    def failure(self) -> str:
+        """Why nothing can be recorded now; empty where it can."""
+        return self._failure
+
+    # what the courier asks: edge.couriers.mqtt.JournalOwner
+
+    def release(self, epoch: bytes, through: int) -> None:
+        self._events.put(_Release(epoch, through))
+
+    def new_generation(self, generation: int) -> None:
+        self._events.put(_NewGeneration(generation))
+
+    def ask_state(self) -> None:
+        # Whatever was tapped before `at` has been read, or given up, and put into the queue by
+        # now: the answer comes after it.
+        now = self._stamp(self._clock.boottime_ms())
+        at = max(0, now.boottime_ms - self._settle_ms)
+        wall = now.wall_ms - (now.boottime_ms - at)
+        self._events.put(_AskState(Stamp(at, wall, now.trusted)))
+
+    # ------------------------------------------------------------------
+
+    def _run(self) -> None:
+        going = True
+        while going:
+            try:
+                going = self._turn()
+            except JournalError as error:
+                self._lose_journal(error)
+            except Exception:
+                log.exception("the recorder failed and goes on")
+        if self._journal is not None:
+            self._journal.close()
+
+    def _turn(self) -> bool:
+        """Handles what comes next; False once it is time to stop."""
+        try:
+            event = self._events.get(timeout=TICK_S)
+        except queue.Empty:
+            self._idle()
+            return True
+        match event:
+            case CardRead():
+                self._card(event)
+            case CardUnreadable(reader=reader, reason=reason):
+                self._feedback.show(Notice(Outcome.UNREADABLE, reader, reason.wording))
+            case ReaderUp(reader=reader):
+                self._entries.append(self._reader(reader, up=True, why=""))
+            case ReaderDown(reader=reader, reason=why):
+                self._entries.append(self._reader(reader, up=False, why=why))
+            case CardSeen() | CardGone() | _Stop():
+                pass
+            case _Release(epoch, through):
+                if self._journal is not None:
+                    self._journal.release(epoch, through)
+            case _NewGeneration(generation):
+                self._commit()
+                if self._journal is not None:
+                    self._journal.new_generation(generation)
+            case _AskState(at):
+                self._commit()
+                self._tell_state(at)
+            case _:
+                assert_never(event)
+        # One commit serves all that waits.
+        if self._events.empty() or len(self._cards) >= MAX_GROUP:
+            self._commit()
+        return not isinstance(event, _Stop)
+
+    def _card(self, event: CardRead) -> None:
+        if any(each.credential == event.credential for each in self._cards):
+            self._commit()
+        if self._debounce.repeats(event.credential, event.boottime_ms):
+            self._feedback.show(Notice(Outcome.ALREADY, event.reader))
+        else:
+            self._cards.append(event)
+
+    def _reader(self, name: str, *, up: bool, why: str) -> Entry:
+        at = self._stamp(self._clock.boottime_ms())
+        name = wire_name(name)
+        self._readers[name] = ReaderState(name, up, at.boottime_ms)
+        self._stand()
+        if up:
+            return entries.ReaderUp(at, name)
+        return entries.ReaderDown(at, name, why)
+
+    def _commit(self) -> None:
+        """Makes durable what waits, then shows the lights."""
+        cards, self._cards = self._cards, []
+        others, self._entries = self._entries, []
+        if not cards and not others:
+            return
+        if self._journal is None:
+            self._open_if_due()
+        if self._journal is None:
+            self._show_failed(cards)
+            return
+        taps = [
+            NewTap(
+                self._stamp(card.boottime_ms),
+                wire_name(card.reader),
+                card.assurance,
+                card.credential,
+            )
+            for card in cards
+        ]
+        try:
+            head = self._journal.append([*others, *taps])
+        except JournalError as error:
+            self._show_failed(cards)
+            self._lose_journal(error)
+            return
+        for card in cards:
+            self._feedback.show(Notice(Outcome.RECORDED, card.reader))
+            self._debounce.recorded(card.credential, card.boottime_ms)
+        self._notify(Appended(self._journal.epoch, head))
+
+    def _show_failed(self, cards: list[CardRead]) -> None:
+        for card in cards:
+            self._feedback.show(Notice(Outcome.FAILED, card.reader))
+
+    def _idle(self) -> None:
+        if self._journal is None:
+            self._open_if_due()
+            return
+        self._sample_clock(self._journal)
+        for epoch, first in self._journal.flush():
+            self._notify(Pruned(epoch, first))
+
+    def _sample_clock(self, journal: Journal) -> None:
+        """Notes when the clock becomes trusted, loses trust, or is stepped."""
+        now = self._stamp(self._clock.boottime_ms())
+        before = self._sampled
+        drift = (now.wall_ms - now.boottime_ms) - (before.wall_ms - before.boottime_ms)
+        if now.trusted != before.trusted or abs(drift) > STEP_MS:
+            self._sampled = now
+            self._notify(Appended(journal.epoch, journal.append([ClockSample(now)])))
+
+    def _tell_state(self, at: Stamp) -> None:
+        if self._journal is not None:
+            self._notify(
+                JournalState(
+                    self._journal.epoch,
+                    self._journal.head,
+                    self._journal.digest,
+                    at,
+                    tuple(self._readers.values()),
+                )
+            )
+
+    def _open(self) -> None:
+        self._sampled = self._stamp(self._clock.boottime_ms())
+        self._journal = Journal.open(self._data, self._owner, self._clock.boot_id(), self._sampled)
+        self._failure = ""
+        self._notify(Opened(self._journal.epoch, self._journal.header_bytes))
+        self._stand()
+
+    def _open_if_due(self) -> None:
+        now = self._clock.boottime_ms()
+        if now < self._try_open_at:
+            return
+        self._try_open_at = now + REOPEN_EVERY_MS
+        try:
+            self._open()
+        except JournalError as error:
+            self._failure = str(error)
+        else:
+            log.warning("the journal records again, in a new epoch")
+
+    def _lose_journal(self, error: JournalError) -> None:
+        log.error("nothing can be recorded: %s", error)
+        self._failure = str(error)
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        self._stand()
+
+    def _stand(self) -> None:
+        if self._journal is None:
+            self._feedback.stand(Standing.CANNOT_RECORD)
+        elif not any(reader.up for reader in self._readers.values()):
+            self._feedback.stand(Standing.NO_READER)
+        else:
+            self._feedback.stand(Standing.READY)
+
+    def _stamp(self, boottime_ms: int) -> Stamp:
+        """Both clocks as they stood at `boottime_ms`."""
+        ago = self._clock.boottime_ms() - boottime_ms
+        return Stamp(boottime_ms, self._clock.wall_ms() - ago, self._clock.trusted())
+
+    def _notify(self, event: CourierEvent) -> None:
+        if self._listener is not None:
+            self._listener.tell(event)
