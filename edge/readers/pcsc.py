@@ -240,8 +240,6 @@ class _Reader:
         return None, ""
 
     def _take(self, line: AnyLine) -> None:  # noqa: C901, PLR0912 - one case per line
-        if self._open is None:
-            self._deadline = time.monotonic() + _SILENCE_S
         match line:
             case Alive():
                 pass
@@ -278,6 +276,8 @@ class _Reader:
                 raise _WorkerEnded("it sent a line that is not its to send")
             case _:
                 assert_never(line)
+        if self._open is None:
+            self._deadline = time.monotonic() + _SILENCE_S
 
     def _read(self, line: Read) -> None:
         if self._open is None or self._open.generation != line.generation:
