@@ -7,6 +7,7 @@ leave, no corrections and no 无故缺席 yet.
 Times are ms since the Unix epoch, UTC; `now_ms` is always an argument.
 """
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -160,8 +161,38 @@ def expected(
     )
 
 
-def read(tap: Tap, meetings: Iterable[Meeting]) -> Reading:
-    """Which of `meetings` the tap belongs to.
+class Calendar:
+    """Meetings by venue, to be asked which of them are open at a moment."""
+
+    def __init__(self, meetings: Iterable[Meeting]) -> None:
+        """Of several meetings with one id, which never differ, one is kept."""
+        self._by_id = {each.id: each for each in meetings}
+        self._by_venue: dict[int, list[Meeting]] = {}
+        self._longest_ms: dict[int, int] = {}
+        for each in sorted(self._by_id.values(), key=lambda each: (each.opens_ms, each.id)):
+            self._by_venue.setdefault(each.venue_id, []).append(each)
+            self._longest_ms[each.venue_id] = max(
+                self._longest_ms.get(each.venue_id, 0), each.ends_ms - each.opens_ms
+            )
+
+    def meeting(self, meeting_id: int) -> Meeting:
+        """The meeting with this id; KeyError where it is not here."""
+        return self._by_id[meeting_id]
+
+    def open_at(self, venue_id: int, at_ms: int) -> list[Meeting]:
+        """The meetings at the venue whose window holds `at_ms`, in the order of opening."""
+        here = self._by_venue.get(venue_id)
+        if here is None:
+            return []
+        first = bisect_left(
+            here, at_ms - self._longest_ms[venue_id], key=lambda each: each.opens_ms
+        )
+        last = bisect_right(here, at_ms, key=lambda each: each.opens_ms)
+        return [each for each in here[first:last] if each.is_open(at_ms)]
+
+
+def read(tap: Tap, calendar: Calendar) -> Reading:
+    """Which of the calendar's meetings the tap belongs to.
 
     It counts for every meeting at its venue that is open at its time and expects its member; else
     its member is a guest, when exactly one meeting is open there; else an operator decides. A tap
@@ -171,9 +202,9 @@ def read(tap: Tap, meetings: Iterable[Meeting]) -> Reading:
         return Reading(Outcome.UNDATED)
     if tap.member_id is None:
         return Reading(Outcome.UNMATCHED)
-    is_open = [
-        each for each in meetings if each.venue_id == tap.venue_id and each.is_open(tap.at_ms)
-    ]
+    if tap.venue_id is None:
+        return Reading(Outcome.UNPLACED)
+    is_open = calendar.open_at(tap.venue_id, tap.at_ms)
     expecting = sorted(each.id for each in is_open if tap.member_id in each.expected)
     if expecting:
         return Reading(Outcome.COUNTED, tuple(expecting))
@@ -182,22 +213,18 @@ def read(tap: Tap, meetings: Iterable[Meeting]) -> Reading:
     return Reading(Outcome.UNPLACED)
 
 
-def check_ins(taps: Iterable[Tap], meetings: Sequence[Meeting]) -> dict[tuple[int, int], CheckIn]:
+def check_ins(taps: Iterable[Tap], calendar: Calendar) -> dict[tuple[int, int], CheckIn]:
     """The check-ins by (meeting id, member id) that `taps` amount to.
 
-    `meetings` must hold every meeting that is open at the venue and time of any of `taps`. The
+    `calendar` must hold every meeting that is open at the venue and time of any of `taps`. The
     earliest tap decides; a tap told twice counts once.
     """
-    by_id = {each.id: each for each in meetings}
-    by_venue: dict[int, list[Meeting]] = {}
-    for meeting in meetings:
-        by_venue.setdefault(meeting.venue_id, []).append(meeting)
     earliest: dict[tuple[int, int], tuple[int, TapKey]] = {}
     count: Counter[tuple[int, int]] = Counter()
     for tap in {each.key: each for each in taps}.values():
-        if tap.at_ms is None or tap.member_id is None or tap.venue_id is None:
+        if tap.at_ms is None or tap.member_id is None:
             continue
-        for meeting_id in read(tap, by_venue.get(tap.venue_id, ())).meetings:
+        for meeting_id in read(tap, calendar).meetings:
             pair = (meeting_id, tap.member_id)
             first = (tap.at_ms, tap.key)
             earliest[pair] = min(earliest.get(pair, first), first)
@@ -206,7 +233,7 @@ def check_ins(taps: Iterable[Tap], meetings: Sequence[Meeting]) -> dict[tuple[in
         (meeting_id, member_id): CheckIn(
             meeting_id,
             member_id,
-            verdict(by_id[meeting_id], member_id, at_ms),
+            verdict(calendar.meeting(meeting_id), member_id, at_ms),
             at_ms,
             key,
             count[meeting_id, member_id],

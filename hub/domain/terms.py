@@ -13,8 +13,8 @@ class Term(StrEnum):
 
     zh: str
 
-    def __new__(cls, value: str, zh: str) -> Self:
-        """Make the member `value`, displayed as `zh`."""
+    def __new__(cls, value: str, zh: str = "") -> Self:
+        """Make the member `value`, displayed as `zh` (the default serves a look-up by value)."""
         term = str.__new__(cls, value)
         term._value_ = value
         term.zh = zh

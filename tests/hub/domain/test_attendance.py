@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hub.domain.attendance import (
     MINUTE_MS,
     NO_DEVICE,
+    Calendar,
     CheckIn,
     CoveringDevice,
     Meeting,
@@ -56,7 +57,7 @@ def tap(at_ms: int | None, member: int | None = LI, venue: int | None = HALL, se
     ],
 )
 def test_the_window_holds_both_of_its_ends_and_nothing_beyond(at_ms: int, outcome: Outcome) -> None:
-    assert read(tap(at_ms), [MEETING]).outcome is outcome
+    assert read(tap(at_ms), Calendar([MEETING])).outcome is outcome
 
 
 @pytest.mark.parametrize(
@@ -69,42 +70,46 @@ def test_the_window_holds_both_of_its_ends_and_nothing_beyond(at_ms: int, outcom
     ],
 )
 def test_late_begins_after_the_grace(at_ms: int, verdict: Verdict) -> None:
-    assert check_ins([tap(at_ms)], [MEETING])[100, LI].verdict is verdict
+    assert check_ins([tap(at_ms)], Calendar([MEETING]))[100, LI].verdict is verdict
 
 
 def test_one_tap_covers_every_open_meeting_that_expects_the_member() -> None:
     second = replace(MEETING, id=101, starts_ms=minutes(60), ends_ms=minutes(90))
-    assert read(tap(minutes(10)), [second, MEETING]) == Reading(Outcome.COUNTED, (100, 101))
-    found = check_ins([tap(minutes(10))], [MEETING, second])
+    assert read(tap(minutes(10)), Calendar([second, MEETING])) == Reading(
+        Outcome.COUNTED, (100, 101)
+    )
+    found = check_ins([tap(minutes(10))], Calendar([MEETING, second]))
     assert found[100, LI].verdict is Verdict.LATE
     assert found[101, LI].verdict is Verdict.PRESENT
 
 
 def test_a_meeting_that_does_not_expect_the_member_is_not_attended_beside_one_that_does() -> None:
     other = replace(MEETING, id=101, expected=frozenset({ZHAO}))
-    assert read(tap(minutes(0)), [other, MEETING]) == Reading(Outcome.COUNTED, (100,))
+    assert read(tap(minutes(0)), Calendar([other, MEETING])) == Reading(Outcome.COUNTED, (100,))
 
 
 def test_whom_nobody_expects_is_a_guest_of_the_one_open_meeting() -> None:
-    assert read(tap(minutes(0), ZHAO), [MEETING]) == Reading(Outcome.GUEST, (100,))
-    assert check_ins([tap(minutes(40), ZHAO)], [MEETING])[100, ZHAO].verdict is Verdict.GUEST
+    assert read(tap(minutes(0), ZHAO), Calendar([MEETING])) == Reading(Outcome.GUEST, (100,))
+    assert (
+        check_ins([tap(minutes(40), ZHAO)], Calendar([MEETING]))[100, ZHAO].verdict is Verdict.GUEST
+    )
 
 
 def test_whom_nobody_expects_is_unplaced_between_two_open_meetings() -> None:
-    assert read(tap(minutes(0), ZHAO), [MEETING, replace(MEETING, id=101)]).outcome is (
+    assert read(tap(minutes(0), ZHAO), Calendar([MEETING, replace(MEETING, id=101)])).outcome is (
         Outcome.UNPLACED
     )
 
 
 def test_another_venue_is_another_meeting() -> None:
-    assert read(tap(minutes(0), venue=ROOM), [MEETING]).outcome is Outcome.UNPLACED
-    assert read(tap(minutes(0), venue=None), [MEETING]).outcome is Outcome.UNPLACED
+    assert read(tap(minutes(0), venue=ROOM), Calendar([MEETING])).outcome is Outcome.UNPLACED
+    assert read(tap(minutes(0), venue=None), Calendar([MEETING])).outcome is Outcome.UNPLACED
 
 
 def test_a_card_bound_to_nobody_is_unmatched_and_an_undated_tap_decides_nothing() -> None:
-    assert read(tap(minutes(0), None), [MEETING]).outcome is Outcome.UNMATCHED
-    assert read(tap(None), [MEETING]).outcome is Outcome.UNDATED
-    assert check_ins([tap(None), tap(minutes(0), None, seq=2)], [MEETING]) == {}
+    assert read(tap(minutes(0), None), Calendar([MEETING])).outcome is Outcome.UNMATCHED
+    assert read(tap(None), Calendar([MEETING])).outcome is Outcome.UNDATED
+    assert check_ins([tap(None), tap(minutes(0), None, seq=2)], Calendar([MEETING])) == {}
 
 
 def test_without_a_tap_nothing_is_concluded() -> None:
@@ -189,7 +194,9 @@ def test_order_and_repetition_change_nothing(
 ) -> None:
     told = data.draw(st.permutations(taps + data.draw(st.lists(st.sampled_from(taps or [tap(0)])))))
     told = [each for each in told if each in taps]
-    assert check_ins(told, data.draw(st.permutations(meetings))) == check_ins(taps, meetings)
+    assert check_ins(told, Calendar(data.draw(st.permutations(meetings)))) == check_ins(
+        taps, Calendar(meetings)
+    )
 
 
 @given(taps_around, meetings_around)
@@ -198,10 +205,10 @@ def test_each_check_in_is_the_earliest_of_the_taps_that_say_it(
 ) -> None:
     shown: dict[tuple[int, int], list[Tap]] = {}
     for each in taps:
-        for meeting in read(each, meetings).meetings:
+        for meeting in read(each, Calendar(meetings)).meetings:
             assert each.member_id is not None
             shown.setdefault((meeting, each.member_id), []).append(each)
-    found = check_ins(taps, meetings)
+    found = check_ins(taps, Calendar(meetings))
     assert found.keys() == shown.keys()
     for pair, check_in in found.items():
         assert isinstance(check_in, CheckIn)
@@ -258,3 +265,11 @@ def test_a_moment_names_its_day_where_it_is_another() -> None:
     assert moment(midnight, midnight, CHINA) == "00:00"
     assert moment(midnight - 60_000, midnight, CHINA) == "2025年12月31日23:59"
     assert moment(midnight + 86_400_000, midnight, CHINA) == "1月2日00:00"
+
+
+@given(meetings_around, st.sampled_from([HALL, ROOM]), st.integers(-100, 160))
+def test_a_calendar_finds_every_open_meeting(meetings: list[Meeting], venue: int, at: int) -> None:
+    found = {each.id for each in Calendar(meetings).open_at(venue, minutes(at))}
+    assert found == {
+        each.id for each in meetings if each.venue_id == venue and each.is_open(minutes(at))
+    }

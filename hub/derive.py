@@ -1,0 +1,574 @@
+"""From facts and registers to `readings` and `check_ins`, step by step or from nothing.
+
+Promises: what was maintained step by step equals what a rebuild gives; taking the same facts twice
+changes nothing; the position (which batches were taken) is written in the transaction of its
+effects, which the caller begins and commits. A device's clock that becomes known dates the earlier
+taps of the same boot anew.
+
+It decides nothing itself: that is `hub.domain.attendance`. It deletes no fact.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
+
+from hub.domain.attendance import (
+    Calendar,
+    CheckIn,
+    Meeting,
+    Membership,
+    Tap,
+    TapKey,
+    Validity,
+    check_ins,
+    expected,
+    read,
+)
+from hub.domain.terms import Body, MeetingKind, Outcome, Verdict
+from hub.store import schema as s
+from protocol.journal import KIND_TAP
+from protocol.timekeeping import Dated, Sample, date
+
+CHUNK: Final = 5000
+"""How many keys one statement names at most: both databases take some 32,000."""
+
+_REBUILD_TAPS: Final = 20_000
+_LOCK: Final = 0x64657269  # an arbitrary key for PostgreSQL's advisory lock
+_REPORTED: Final = 100
+
+T = TypeVar("T")
+
+Boot = tuple[int, bytes]
+"""(device's id, boot id): one run of one device's CLOCK_BOOTTIME."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step took and touched; nothing left to take is `Step(0, 0, 0, ())`."""
+
+    batches: int
+    heartbeats: int
+    readings: int
+    """Taps read for the first time, or differently than before."""
+    meetings: tuple[int, ...]
+    """Ids of the meetings whose `change` has grown."""
+
+
+def derive_batch(conn: Connection, limit: int = 200) -> Step:
+    """Take up to `limit` batches and heartbeats that are not derived yet, oldest first.
+
+    Call it again until the step is empty. `conn` is in a write transaction.
+    """
+    lock(conn)
+    batch_ids = conn.scalars(
+        select(s.batches.c.id).where(text("NOT derived")).order_by(s.batches.c.id).limit(limit)
+    ).all()
+    heartbeat_ids = conn.scalars(
+        select(s.heartbeats.c.id)
+        .where(text("NOT derived"))
+        .order_by(s.heartbeats.c.id)
+        .limit(limit)
+    ).all()
+    if not batch_ids and not heartbeat_ids:
+        return Step(0, 0, 0, ())
+    rows = {(row.epoch_id, row.seq): row for row in conn.execute(_taps_of_batches(batch_ids))}
+    for row in _untrusted_taps(conn, _boots(conn, batch_ids, heartbeat_ids)):
+        rows[row.epoch_id, row.seq] = row
+    changed, meetings = _derive(conn, list(rows.values()))
+    for table, ids in ((s.batches, batch_ids), (s.heartbeats, heartbeat_ids)):
+        for part in _chunks(ids):
+            conn.execute(update(table).where(table.c.id.in_(part)).values(derived=True))
+    for part in _chunks(sorted(meetings)):
+        conn.execute(
+            update(s.meetings)
+            .where(s.meetings.c.id.in_(part))
+            .values(change=s.meetings.c.change + 1)
+        )
+    return Step(len(batch_ids), len(heartbeat_ids), changed, tuple(sorted(meetings)))
+
+
+def rebuild(conn: Connection) -> int:
+    """Derive everything from nothing; gives the number of taps. `conn` is in a write transaction.
+
+    Also what follows a change of registers: every meeting's `change` grows.
+    """
+    lock(conn)
+    conn.execute(delete(s.readings))
+    conn.execute(delete(s.check_ins))
+    taps = 0
+    last = (0, -1)
+    while True:
+        rows = conn.execute(
+            _TAPS.where(tuple_(s.entries.c.epoch_id, s.entries.c.seq) > last)
+            .order_by(s.entries.c.epoch_id, s.entries.c.seq)
+            .limit(_REBUILD_TAPS)
+        ).all()
+        if not rows:
+            break
+        last = (rows[-1].epoch_id, rows[-1].seq)
+        taps += len(rows)
+        _read_taps(conn, rows)
+    for part in _chunks(conn.scalars(select(s.meetings.c.id).order_by(s.meetings.c.id)).all()):
+        _write_check_ins(conn, part, _calendar(conn, part))
+    conn.execute(update(s.batches).where(text("NOT derived")).values(derived=True))
+    conn.execute(update(s.heartbeats).where(text("NOT derived")).values(derived=True))
+    conn.execute(update(s.meetings).values(change=s.meetings.c.change + 1))
+    return taps
+
+
+def rebuild_check(conn: Connection) -> list[str]:
+    """What a rebuild would change, a line each (the first hundred of each table); changes nothing.
+
+    Batches that wait to be derived are not a difference. `conn` is in a write transaction.
+    """
+    differences: list[str] = []
+    savepoint = conn.begin_nested()
+    while derive_batch(conn) != Step(0, 0, 0, ()):
+        pass
+    for table in (s.readings, s.check_ins):
+        copied = f"SELECT * FROM {table.name}"  # noqa: S608 - a name of our own
+        conn.execute(text(f"CREATE TEMPORARY TABLE kept_{table.name} AS {copied}"))
+    rebuild(conn)
+    for table in (s.readings, s.check_ins):
+        kept, now = f"SELECT * FROM kept_{table.name}", f"SELECT * FROM {table.name}"  # noqa: S608
+        for sign, query in (("-", f"{kept} EXCEPT {now}"), ("+", f"{now} EXCEPT {kept}")):
+            differences += [
+                f"{sign} {table.name} {tuple(row)}"
+                for row in conn.execute(text(f"{query} LIMIT {_REPORTED}"))
+            ]
+    savepoint.rollback()
+    return differences
+
+
+def lock(conn: Connection) -> None:
+    """Let no other transaction derive, or change the registers, until this one has ended."""
+    if conn.dialect.name == "postgresql":
+        conn.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+
+
+# --- Loading --------------------------------------------------------------------------------
+
+# A tap with its boot, and its reading as it stands.
+_TAPS: Final[Select[Any]] = (
+    select(
+        s.entries.c.epoch_id,
+        s.entries.c.seq,
+        s.entries.c.boottime_ms,
+        s.entries.c.wall_ms,
+        s.entries.c.trusted,
+        s.entries.c.credential_id,
+        s.epochs.c.device_id,
+        s.epochs.c.boot_id,
+        s.batches.c.received_ms,
+        s.readings.c.at_ms,
+        s.readings.c.earliest_ms,
+        s.readings.c.latest_ms,
+        s.readings.c.venue_id,
+        s.readings.c.member_id,
+        s.readings.c.outcome,
+    )
+    .select_from(s.entries)
+    .join(s.epochs, s.epochs.c.id == s.entries.c.epoch_id)
+    .join(s.batches, s.batches.c.id == s.entries.c.batch_id)
+    .outerjoin(
+        s.readings,
+        and_(s.readings.c.epoch_id == s.entries.c.epoch_id, s.readings.c.seq == s.entries.c.seq),
+    )
+    .where(s.entries.c.kind == KIND_TAP, s.entries.c.problem.is_(None))
+)
+
+
+def _taps_of_batches(batch_ids: Sequence[int]) -> Select[Any]:
+    # Not by `batch_id`: an entry that several batches brought belongs to the first of them.
+    taken = s.batches.alias("taken")
+    return _TAPS.join(
+        taken,
+        and_(
+            taken.c.epoch_id == s.entries.c.epoch_id,
+            s.entries.c.seq.between(taken.c.first, taken.c.last),
+        ),
+    ).where(taken.c.id.in_(batch_ids))
+
+
+def _boots(conn: Connection, batch_ids: Sequence[int], heartbeat_ids: Sequence[int]) -> set[Boot]:
+    by_batch = select(s.epochs.c.device_id, s.epochs.c.boot_id).join(
+        s.batches, s.batches.c.epoch_id == s.epochs.c.id
+    )
+    by_heartbeat = (
+        select(s.epochs.c.device_id, s.epochs.c.boot_id)
+        .join(s.heartbeats, _SAME_EPOCH)
+        .where(s.heartbeats.c.trusted)
+    )
+    found: set[Boot] = set()
+    for query in (
+        by_batch.where(s.batches.c.id.in_(batch_ids)),
+        by_heartbeat.where(s.heartbeats.c.id.in_(heartbeat_ids)),
+    ):
+        found.update((row.device_id, row.boot_id) for row in conn.execute(query.distinct()))
+    return found
+
+
+_SAME_EPOCH: Final = and_(
+    s.heartbeats.c.device_id == s.epochs.c.device_id, s.heartbeats.c.epoch == s.epochs.c.epoch
+)
+
+
+def _untrusted_taps(conn: Connection, boots: Iterable[Boot]) -> Iterator[Row[Any]]:
+    for part in _chunks(sorted(boots), 400):
+        yield from conn.execute(
+            _TAPS.where(
+                text("NOT entries.trusted"),
+                s.entries.c.epoch_id.in_(select(s.epochs.c.id).where(_is_boot(part))),
+            )
+        )
+
+
+def _is_boot(boots: Sequence[Boot]) -> ColumnElement[bool]:
+    return tuple_(s.epochs.c.device_id, s.epochs.c.boot_id).in_(boots)
+
+
+def _samples(conn: Connection, rows: Sequence[Row[Any]]) -> dict[Boot, list[Sample]]:
+    """The trusted samples that can date the untrusted taps among `rows`, in order, by boot.
+
+    Of a boot: those between its first and last untrusted tap, and the next one on either side.
+    """
+    spans: dict[Boot, tuple[int, int]] = {}
+    for row in rows:
+        if not row.trusted:
+            boot = (row.device_id, row.boot_id)
+            low, high = spans.get(boot, (row.boottime_ms, row.boottime_ms))
+            spans[boot] = (min(low, row.boottime_ms), max(high, row.boottime_ms))
+    return {boot: _samples_of(conn, boot, *span) for boot, span in spans.items()}
+
+
+def _samples_of(conn: Connection, boot: Boot, low: int, high: int) -> list[Sample]:
+    same_boot = and_(s.epochs.c.device_id == boot[0], s.epochs.c.boot_id == boot[1])
+    every = (
+        select(s.entries.c.boottime_ms, s.entries.c.wall_ms)
+        .join(s.epochs, s.epochs.c.id == s.entries.c.epoch_id)
+        .where(same_boot, s.entries.c.trusted)
+        .union_all(
+            select(s.heartbeats.c.boottime_ms, s.heartbeats.c.wall_ms)
+            .join(s.epochs, _SAME_EPOCH)
+            .where(same_boot, s.heartbeats.c.trusted),
+            select(s.epochs.c.opened_boottime_ms, s.epochs.c.opened_wall_ms).where(
+                same_boot, s.epochs.c.opened_trusted
+            ),
+        )
+        .cte("every")
+    )
+    boottime = every.c.boottime_ms
+    below = select(func.max(boottime)).where(boottime < low).scalar_subquery()
+    above = select(func.min(boottime)).where(boottime > high).scalar_subquery()
+    rows = conn.execute(
+        select(boottime, func.min(every.c.wall_ms))
+        .where(or_(boottime.between(low, high), boottime == below, boottime == above))
+        .group_by(boottime)
+        .order_by(boottime)
+    )
+    return [Sample(*row) for row in rows]
+
+
+def _date(row: Row[Any], samples: dict[Boot, list[Sample]]) -> Dated:
+    if row.trusted:
+        return Dated(row.wall_ms, row.wall_ms)
+    known = samples[row.device_id, row.boot_id]
+    next_ = bisect_left(known, row.boottime_ms, key=lambda each: each.boottime_ms)
+    near = known[max(next_ - 1, 0) : next_ + 1]
+    return date(row.boottime_ms, near, None, row.received_ms)
+
+
+class _Dated:
+    """Which id held at a moment, of validities that never overlap."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, list[tuple[Validity, int]]] = defaultdict(list)
+
+    def add(self, key: int, value: int, from_ms: int, to_ms: int | None) -> None:
+        self._held[key].append((Validity(from_ms, to_ms), value))
+
+    def at(self, key: int, at_ms: int) -> int | None:
+        for validity, value in self._held.get(key, ()):
+            if validity.holds(at_ms):
+                return value
+        return None
+
+
+def _places(conn: Connection, device_ids: Iterable[int]) -> _Dated:
+    """Venue by device."""
+    held = _Dated()
+    p = s.placements.c
+    for part in _chunks(sorted(set(device_ids))):
+        for row in conn.execute(
+            select(p.device_id, p.venue_id, p.valid_from_ms, p.valid_to_ms).where(
+                p.device_id.in_(part)
+            )
+        ):
+            held.add(*row)
+    return held
+
+
+def _holders(conn: Connection, credential_ids: Iterable[int]) -> _Dated:
+    """Member by credential."""
+    held = _Dated()
+    b = s.bindings.c
+    for part in _chunks(sorted(set(credential_ids))):
+        for row in conn.execute(
+            select(s.credentials.c.id, b.member_id, b.valid_from_ms, b.valid_to_ms)
+            .join(s.bindings, b.card_id == s.credentials.c.card_id)
+            .where(s.credentials.c.id.in_(part))
+        ):
+            held.add(*row)
+    return held
+
+
+def _touched(conn: Connection, points: Iterable[tuple[int, int]]) -> set[int]:
+    """The ids of the meetings that are open at one of `points`, each (venue id, time)."""
+    by_venue: dict[int, list[int]] = defaultdict(list)
+    for venue_id, at_ms in points:
+        by_venue[venue_id].append(at_ms)
+    for times in by_venue.values():
+        times.sort()
+    m = s.meetings.c
+    found: set[int] = set()
+    for part in _chunks(sorted(by_venue)):
+        for row in conn.execute(
+            select(m.id, m.venue_id, m.opens_ms, m.ends_ms).where(
+                not_(m.cancelled),
+                m.venue_id.in_(part),
+                m.opens_ms <= max(by_venue[each][-1] for each in part),
+                m.ends_ms >= min(by_venue[each][0] for each in part),
+            )
+        ):
+            times = by_venue[row.venue_id]
+            first = bisect_left(times, row.opens_ms)
+            if first < len(times) and times[first] <= row.ends_ms:
+                found.add(row.id)
+    return found
+
+
+def _calendar(conn: Connection, meeting_ids: Iterable[int]) -> Calendar:
+    """These meetings, and all that overlap them at their venue; with whoever is expected."""
+    asked, m = s.meetings.alias("asked"), s.meetings.c
+    rows: dict[int, Any] = {}
+    for part in _chunks(sorted(meeting_ids)):
+        for row in conn.execute(
+            select(
+                m.id,
+                m.organisation_id,
+                m.kind,
+                m.venue_id,
+                m.opens_ms,
+                m.starts_ms,
+                m.ends_ms,
+                m.grace_minutes,
+            )
+            .join(
+                asked,
+                and_(
+                    asked.c.venue_id == m.venue_id,
+                    asked.c.opens_ms <= m.ends_ms,
+                    asked.c.ends_ms >= m.opens_ms,
+                ),
+            )
+            .where(asked.c.id.in_(part), not_(m.cancelled), not_(asked.c.cancelled))
+            .distinct()
+        ):
+            rows[row.id] = row
+    places = memberships(conn, {row.organisation_id for row in rows.values()})
+    return Calendar(
+        Meeting(
+            row.id,
+            row.venue_id,
+            row.opens_ms,
+            row.starts_ms,
+            row.ends_ms,
+            row.grace_minutes,
+            expected(
+                row.organisation_id,
+                MeetingKind(row.kind),
+                row.starts_ms,
+                places.get(row.organisation_id, ()),
+            ),
+        )
+        for row in rows.values()
+    )
+
+
+def memberships(conn: Connection, organisation_ids: Iterable[int]) -> dict[int, list[Membership]]:
+    """All memberships ever, by organisation."""
+    found: dict[int, list[Membership]] = defaultdict(list)
+    m = s.memberships.c
+    for part in _chunks(sorted(set(organisation_ids))):
+        for row in conn.execute(
+            select(m.member_id, m.organisation_id, m.body, m.valid_from_ms, m.valid_to_ms).where(
+                m.organisation_id.in_(part)
+            )
+        ):
+            found[row.organisation_id].append(
+                Membership(
+                    row.member_id,
+                    row.organisation_id,
+                    Body(row.body),
+                    Validity(row.valid_from_ms, row.valid_to_ms),
+                )
+            )
+    return found
+
+
+# --- Deriving -------------------------------------------------------------------------------
+
+
+def _derive(conn: Connection, rows: Sequence[Row[Any]]) -> tuple[int, set[int]]:
+    """Read the taps, and work out anew the check-ins of every meeting this touches."""
+    changed, touched = _read_taps(conn, rows)
+    _write_check_ins(conn, sorted(touched), _calendar(conn, touched))
+    return changed, touched
+
+
+def _read_taps(conn: Connection, rows: Sequence[Row[Any]]) -> tuple[int, set[int]]:
+    """Write the readings of `rows` that are new or differ; give their number and the meetings."""
+    samples = _samples(conn, rows)
+    places = _places(conn, (row.device_id for row in rows))
+    holders = _holders(conn, (row.credential_id for row in rows if row.credential_id is not None))
+    taps: list[tuple[Row[Any], Dated, Tap]] = []
+    points: set[tuple[int, int]] = set()
+    for row in rows:
+        dated = _date(row, samples)
+        at_ms = dated.earliest_ms if dated.exact else None
+        tap = Tap(
+            TapKey(row.epoch_id, row.seq),
+            at_ms,
+            None if at_ms is None else places.at(row.device_id, at_ms),
+            None
+            if at_ms is None or row.credential_id is None
+            else holders.at(row.credential_id, at_ms),
+        )
+        if row.outcome is not None and (
+            (row.at_ms, row.earliest_ms, row.latest_ms, row.venue_id, row.member_id)
+            == (at_ms, dated.earliest_ms, dated.latest_ms, tap.venue_id, tap.member_id)
+        ):
+            continue
+        taps.append((row, dated, tap))
+        for venue_id, moment in ((tap.venue_id, tap.at_ms), (row.venue_id, row.at_ms)):
+            if venue_id is not None and moment is not None:
+                points.add((venue_id, moment))
+    touched = _touched(conn, points)
+    calendar = _calendar(conn, touched)
+    known = [row for row, _, _ in taps if row.outcome is not None]
+    if known:
+        conn.execute(
+            delete(s.readings).where(
+                s.readings.c.epoch_id == bindparam("at_epoch"),
+                s.readings.c.seq == bindparam("at_seq"),
+            ),
+            [{"at_epoch": row.epoch_id, "at_seq": row.seq} for row in known],
+        )
+    if taps:
+        conn.execute(
+            insert(s.readings),
+            [
+                {
+                    "epoch_id": tap.key.epoch_id,
+                    "seq": tap.key.seq,
+                    "at_ms": tap.at_ms,
+                    "earliest_ms": dated.earliest_ms,
+                    "latest_ms": dated.latest_ms,
+                    "venue_id": tap.venue_id,
+                    "member_id": tap.member_id,
+                    "outcome": read(tap, calendar).outcome.value,
+                }
+                for _, dated, tap in taps
+            ],
+        )
+    return len(taps), touched
+
+
+def _write_check_ins(conn: Connection, meeting_ids: Sequence[int], calendar: Calendar) -> None:
+    """Make the check-ins of these meetings what the readings say; `calendar` covers them."""
+    for part in _chunks(meeting_ids):
+        now = check_ins(_taps_at(conn, part), calendar)
+        kept = {
+            (row.meeting_id, row.member_id): CheckIn(
+                row.meeting_id,
+                row.member_id,
+                Verdict(row.verdict),
+                row.at_ms,
+                TapKey(row.epoch_id, row.seq),
+                row.taps,
+            )
+            for row in conn.execute(select(s.check_ins).where(s.check_ins.c.meeting_id.in_(part)))
+        }
+        wanted = set(part)
+        gone = [pair for pair, check_in in kept.items() if now.get(pair) != check_in]
+        new = [
+            check_in
+            for pair, check_in in now.items()
+            if check_in.meeting_id in wanted and kept.get(pair) != check_in
+        ]
+        if gone:
+            conn.execute(
+                delete(s.check_ins).where(
+                    s.check_ins.c.meeting_id == bindparam("of_meeting"),
+                    s.check_ins.c.member_id == bindparam("of_member"),
+                ),
+                [{"of_meeting": meeting, "of_member": member} for meeting, member in gone],
+            )
+        if new:
+            conn.execute(
+                insert(s.check_ins),
+                [
+                    {
+                        "meeting_id": each.meeting_id,
+                        "member_id": each.member_id,
+                        "at_ms": each.at_ms,
+                        "verdict": each.verdict.value,
+                        "epoch_id": each.key.epoch_id,
+                        "seq": each.key.seq,
+                        "taps": each.taps,
+                    }
+                    for each in new
+                ],
+            )
+
+
+def _taps_at(conn: Connection, meeting_ids: Sequence[int]) -> Iterator[Tap]:
+    r, m = s.readings.c, s.meetings.c
+    for row in conn.execute(
+        select(r.epoch_id, r.seq, r.at_ms, r.venue_id, r.member_id)
+        .join(
+            s.meetings,
+            and_(m.venue_id == r.venue_id, r.at_ms.between(m.opens_ms, m.ends_ms)),
+        )
+        .where(
+            m.id.in_(meeting_ids),
+            not_(m.cancelled),
+            r.outcome.in_([Outcome.COUNTED.value, Outcome.GUEST.value]),
+        )
+    ):
+        yield Tap(TapKey(row.epoch_id, row.seq), row.at_ms, row.venue_id, row.member_id)
+
+
+def _chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
