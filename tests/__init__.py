@@ -1,0 +1,1 @@
+"""The tests mirror the source; rig/ holds the real servers they run against."""

@@ -1,0 +1,164 @@
+"""A private pcscd whose readers are vsmartcard-vpcd's: real daemon, real driver, virtual cards.
+
+It runs without systemd and as any user: the listening socket is made here and handed over the way
+systemd does (sd_listen_fds(3)), so it never touches the machine's own daemon or its socket.
+"""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.rig.processes import Child, MissingProgramError, find_program, free_port, wait_for
+
+# pcscd has room for 16 readers, and each vpcd entry opens two.
+_MOST_SLOTS = 8
+
+
+class Pcscd:
+    """pcscd in directory `directory` with `slots` reader entries.
+
+    Each entry has its own copy of the driver (entries that share one library answer for each other)
+    and two adjacent ports, of which the rig uses the first; the second is a reader with no card.
+    `ports[i]` is where `VirtualReader` connects for `reader_names[i]`.
+    """
+
+    def __init__(self, directory: Path, slots: int = 1) -> None:
+        if not 1 <= slots <= _MOST_SLOTS:
+            raise ValueError(f"slots must be 1 to {_MOST_SLOTS}, not {slots}")
+        self.directory = directory
+        self.socket_path = directory / "pcscd.sock"
+        if len(bytes(self.socket_path)) > 107:
+            raise ValueError(f"{self.socket_path} is too long for a Unix socket (107 bytes)")
+        self.log = directory / "pcscd.log"
+        self.ports = tuple(free_port(2) for _ in range(slots))
+        self.reader_names = tuple(f"Rig {index} 00 00" for index in range(slots))
+        self._child: Child | None = None
+        driver = _driver()
+        self._conf = directory / "reader.conf.d"
+        self._conf.mkdir(parents=True, exist_ok=True)
+        for index, port in enumerate(self.ports):
+            copy = directory / f"libifdvpcd-{index}.so"
+            shutil.copyfile(driver, copy)
+            (self._conf / f"rig-{index}").write_text(
+                f'FRIENDLYNAME "Rig {index}"\n'
+                f"DEVICENAME /dev/null:{port:#x}\n"
+                f"LIBPATH {copy}\n"
+                f"CHANNELID {port:#x}\n",
+                encoding="utf-8",
+            )
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a PC/SC client needs in its environment (read once per process by libpcsclite)."""
+        return {"PCSCLITE_CSOCK_NAME": str(self.socket_path)}
+
+    @property
+    def child(self) -> Child:
+        """The running daemon."""
+        if self._child is None:
+            raise RuntimeError("pcscd is not started")
+        return self._child
+
+    @property
+    def running(self) -> bool:
+        return self._child is not None and self._child.running
+
+    def start(self) -> Self:
+        """Starts it; returns when the daemon listens for cards on every slot."""
+        if self.running:
+            return self
+        program = find_program("pcscd", "pcscd")
+        with contextlib.suppress(PermissionError):
+            Path("/run/pcscd").mkdir(mode=0o755, exist_ok=True)
+        options = ["--foreground", "--config", str(self._conf)]
+        if "--disable-polkit" in _help(program):
+            options.append("--disable-polkit")
+        # The daemon wants its socket as descriptor 3 and its own pid in LISTEN_PID; only the shell
+        # that becomes the daemon knows that pid.
+        script = 'exec 3<&0 </dev/null; LISTEN_PID=$$; export LISTEN_PID; exec "$@"'
+        self.socket_path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(self.socket_path))
+            self.socket_path.chmod(0o666)
+            listener.listen(16)
+            self._child = Child(
+                ["/bin/sh", "-c", script, "pcscd", program, *options],
+                log=self.log,
+                env={"LISTEN_FDS": "1"},
+                stdin=listener.fileno(),
+            )
+        try:
+            self._child.wait_until(
+                lambda: all(_listens(port) for port in self.ports), "listening virtual readers"
+            )
+        except BaseException:
+            self._child.kill()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Ends it in good order; its socket file goes, as with a stopped service."""
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
+        self.socket_path.unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        """SIGKILL. The socket file stays behind, and nobody listens on it."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    def restart(self) -> None:
+        """A new daemon on the same socket path and the same ports."""
+        self.stop()
+        # The old daemon's listeners go with it, at the latest when its last thread has ended.
+        wait_for(
+            lambda: not any(_listens(port) for port in self.ports), "free virtual reader ports"
+        )
+        self.start()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def _driver() -> Path:
+    """libifdvpcd.so, wherever this release's package put it."""
+    listing = subprocess.run(
+        [find_program("dpkg", "dpkg"), "-L", "vsmartcard-vpcd"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"LC_ALL": "C.UTF-8"},
+    )
+    for line in listing.stdout.splitlines():
+        if line.endswith("/libifdvpcd.so") and Path(line).exists():
+            return Path(line)
+    raise MissingProgramError("the reader driver libifdvpcd.so", "vsmartcard-vpcd")
+
+
+def _help(program: str) -> str:
+    answer = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
+    return answer.stdout + answer.stderr
+
+
+def _listens(port: int) -> bool:
+    """Whether a socket listens on `port`; from the kernel's table, since a connection is a card."""
+    wanted = f":{port:04X}"
+    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(wanted) and fields[3] == "0A":
+            return True
+    return False
