@@ -107,7 +107,9 @@ class _Lane:
         return first, min(last, first + limit - 1)
 
     def covers(self, first: int, last: int) -> bool:
-        return any(a <= first and last <= b for a, b in self.have)
+        """Whether all of it has a receipt; what was pruned had one."""
+        first = max(first, self.first)
+        return first > last or any(a <= first and last <= b for a, b in self.have)
 
     def released(self) -> int:
         """Everything up to here has a receipt."""
@@ -234,20 +236,23 @@ class Sender:
             return [Refused(refusal, receipt.epoch, receipt.through)]
         outcomes = self._generation(receipt.generation, now)
         lane = self._lanes[receipt.epoch]
-        before, unreceipted = lane.released(), lane.unreceipted()
+        before = lane.released()
         covered = [(1, receipt.through)] if receipt.through else []
         covered += [(each.first, each.last) for each in receipt.have]
         lane.have = [
             (max(a, lane.first), b) for a, b in _union([*lane.have, *covered]) if b >= lane.first
         ]
-        if lane.unreceipted() < unreceipted:
-            self._progress_at = now
-            self._resend_ms = RESEND_MS
+        oldest = self._flights[:1]
         self._flights = [
             flight
             for flight in self._flights
             if flight.epoch != receipt.epoch or not lane.covers(flight.first, flight.last)
         ]
+        # Later batches that arrive are no progress: taps that keep coming would keep one that was
+        # lost from ever being sent again.
+        if self._flights[:1] != oldest:
+            self._progress_at = now
+            self._resend_ms = RESEND_MS
         if lane.released() > before:
             outcomes.append(Released(receipt.epoch, lane.released()))
         return outcomes
@@ -265,16 +270,11 @@ class Sender:
         if self._flights and now >= self._progress_at + self._resend_ms:
             self._back_off()
             self._start_over(now)
-        if len(self._flights) >= WINDOW:
+        send = self._candidate()
+        if send is None:
             return None
-        for epoch, lane in self._lanes.items():
-            span = lane.next_span(MAX_ITEMS)
-            if span is None:
-                continue
-            if self._flights and span[1] - span[0] + 1 < MAX_ITEMS and not self._ripe(now):
-                return None
-            return Send(epoch, *span)
-        return None
+        full = send.last - send.first + 1 == MAX_ITEMS
+        return send if full or not self._flights or self._ripe(now) else None
 
     def wake_at(self) -> int | None:
         """When to ask `next` again, if nothing happens before."""
@@ -285,7 +285,7 @@ class Sender:
         if not self._flights:
             return None
         wake = self._progress_at + self._resend_ms
-        if len(self._flights) < WINDOW and self._pending_since is not None:
+        if self._pending_since is not None and self._candidate() is not None:
             wake = min(wake, self._pending_since + COALESCE_MS)
         return wake
 
@@ -330,6 +330,20 @@ class Sender:
             lane.have.clear()
         self._start_over(now)
         return [NewGeneration(generation)]
+
+    def _candidate(self) -> Send | None:
+        """What comes next, oldest first, if the window has a place for it.
+
+        The last place is the newest epoch's: older entries, and be they such that the hub never
+        gives a receipt for them, do not hold up the taps of today.
+        """
+        newest = next(reversed(self._lanes), None)
+        for epoch, lane in self._lanes.items():
+            if len(self._flights) < (WINDOW if epoch == newest else WINDOW - 1):
+                span = lane.next_span(MAX_ITEMS)
+                if span is not None:
+                    return Send(epoch, *span)
+        return None
 
     def _start_over(self, now: int) -> None:
         """Nothing is on its way; sending goes on from the first entry without a receipt."""
