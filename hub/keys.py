@@ -1,0 +1,82 @@
+"""The hub's own keys: one signs receipts, the other opens what edges seal to it.
+
+They live in one file, mode 0600, outside of the database: whoever has the database alone reads no
+sealed subject. Losing the opening key makes taps not yet ingested unreadable for good, so the file
+must be backed up apart from the database. Retired opening keys stay in the file until no device
+holds entries under them.
+"""
+
+import json
+import os
+from base64 import b64decode, b64encode
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from protocol.identity import HubKeys, OpeningKey, SigningKey
+
+FILE_NAME: Final = "hub-keys.json"
+
+
+class KeysError(Exception):
+    """The key file is missing, there already, or cannot be read; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """The signing key and the opening keys; the first of these is the one now in use."""
+
+    sign: SigningKey
+    open: tuple[OpeningKey, ...]
+
+    def public(self) -> HubKeys:
+        """What an enrolment code vouches for and an edge is given."""
+        return HubKeys(self.sign.public, self.open[0].public)
+
+    def opening_key(self, key_id: bytes) -> OpeningKey | None:
+        """The opening key of this id, current or retired."""
+        return next((key for key in self.open if key.public_id == key_id), None)
+
+    @classmethod
+    def make(cls, data: Path) -> Self:
+        """New keys, durable in `data`. Raises KeysError where there are keys already."""
+        path = data / FILE_NAME
+        made = cls(SigningKey.generate(), (OpeningKey.generate(),))
+        content = {
+            "format": 1,
+            "sign": b64encode(made.sign.raw()).decode(),
+            "open": [b64encode(key.raw()).decode() for key in made.open],
+        }
+        try:
+            data.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError as error:
+            raise KeysError(
+                f"{path}: this hub has its keys already; they are not replaced"
+            ) from error
+        except OSError as error:
+            raise KeysError(f"{path}: {error.strerror}") from error
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        return made
+
+    @classmethod
+    def load(cls, data: Path) -> Self:
+        """The keys in `data`; KeysError with what to do where they cannot be read."""
+        path = data / FILE_NAME
+        try:
+            content = json.loads(path.read_bytes())
+            return cls(
+                SigningKey(b64decode(content["sign"], validate=True)),
+                tuple(OpeningKey(b64decode(raw, validate=True)) for raw in content["open"]),
+            )
+        except FileNotFoundError as error:
+            raise KeysError(f"{path}: no keys yet; run shuaka-hub init") from error
+        except OSError as error:
+            raise KeysError(f"{path}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise KeysError(
+                f"{path}: is no key file ({error}); restore it from a backup"
+            ) from error
