@@ -8,7 +8,7 @@ where it can. Digests: `digest(0)` is the SHA-256 of the epoch's header, `digest
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Self, assert_never
+from typing import ClassVar, Final, Self, assert_never
 
 from protocol import cbor
 from protocol.credential import Assurance
@@ -46,6 +46,8 @@ class Stamp:
 class Tap:
     """A card was held to a reader. Whose it is, the sealed subject tells the hub alone."""
 
+    KIND: ClassVar[int] = KIND_TAP
+
     at: Stamp
     reader: str
     assurance: Assurance
@@ -57,17 +59,23 @@ class Tap:
 class ClockSample:
     """What the clocks said: the first entry of each epoch, and one at each change of trust."""
 
+    KIND: ClassVar[int] = KIND_CLOCK
+
     at: Stamp
 
 
 @dataclass(frozen=True, slots=True)
 class ReaderUp:
+    KIND: ClassVar[int] = KIND_READER_UP
+
     at: Stamp
     reader: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReaderDown:
+    KIND: ClassVar[int] = KIND_READER_DOWN
+
     at: Stamp
     reader: str
     reason: str
@@ -80,19 +88,15 @@ def encode_entry(entry: Entry) -> bytes:
     match entry:
         case Tap(at, reader, assurance, subject):
             tail: list[object] = [reader, int(assurance), subject]
-            kind = KIND_TAP
         case ClockSample(at):
             tail = []
-            kind = KIND_CLOCK
         case ReaderUp(at, reader):
             tail = [reader]
-            kind = KIND_READER_UP
         case ReaderDown(at, reader, reason):
             tail = [reader, reason]
-            kind = KIND_READER_DOWN
         case _:
             assert_never(entry)
-    encoded = cbor.encode([kind, at.boottime_ms, at.wall_ms, at.trusted, *tail])
+    encoded = cbor.encode([entry.KIND, at.boottime_ms, at.wall_ms, at.trusted, *tail])
     if len(encoded) > MAX_ENTRY_BYTES:
         raise LocalError(f"an entry of {len(encoded)} bytes")
     return encoded

@@ -1,0 +1,1 @@
+"""From what arrives to facts, and receipts for what is committed."""

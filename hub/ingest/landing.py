@@ -1,0 +1,605 @@
+"""Takes messages of edges into the database: verified, each entry once, or counted as rejected.
+
+One call of `land` is one transaction of the caller's. It gives the receipts to sign and send once
+that transaction is committed, never before (P3). A message that cannot be taken is counted with
+its reason and leaves nothing behind; it never stops the others.
+
+What is validly signed by an active device is kept and receipted, also where an entry in it cannot
+be decoded; anything else is never receipted, since a receipt for a damaged batch would make the
+edge throw the good one away.
+"""
+
+import json
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from hub.domain.terms import DeviceStatus
+from hub.keys import Keyring
+from hub.store import schema as s
+from protocol.batch import Batch, Heartbeat, Hello, Parcel, Receipt, header_of
+from protocol.credential import Credential
+from protocol.delivery import Island, Mark, accept
+from protocol.errors import Reason, RemoteError
+from protocol.identity import MessageType, Signed
+from protocol.journal import (
+    EpochHeader,
+    Gap,
+    Link,
+    Tap,
+    chain_start,
+    decode_entry,
+    link,
+)
+from protocol.sealing import SubjectBox, unwrap_content_key
+from protocol.topics import Up, parse_up
+
+SAMPLE_BYTES: Final = 256
+SAMPLES_KEPT: Final = 1000
+SAMPLES_A_LANDING: Final = 8
+BOXES_KEPT: Final = 4096
+
+KIND_UNREADABLE: Final = 0
+"""`entries.kind` of what could not be decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What came in on a topic (or, from a stick, would have)."""
+
+    topic: str
+    payload: bytes
+    transport: str = "mqtt"
+
+
+@dataclass(slots=True)
+class Landed:
+    """What one landing did: receipts to send after the commit, and counts."""
+
+    receipts: list[Receipt] = field(default_factory=list)
+    entries: int = 0
+    batches: int = 0
+    heartbeats: int = 0
+    rejected: Counter[Reason] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    id: int
+    edge: bytes
+    sign_key: bytes
+
+
+@dataclass(slots=True)
+class _Epoch:
+    """An epoch's row, and what this landing makes of it."""
+
+    id: int
+    device: _Device
+    header: EpochHeader
+    header_bytes: bytes
+    mark: Mark
+    stored: Mark
+
+    @property
+    def key(self) -> tuple[bytes, bytes]:
+        return self.device.edge, self.header.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """A message whose signature by an active device was verified."""
+
+    message: Message
+    device: _Device
+    value: Batch | Hello | Heartbeat
+    header: EpochHeader | None = None
+    """Of a batch or hello; a heartbeat only names its epoch."""
+    signed: bytes = b""
+    """Of a batch: the signed bytes, and its sealed subjects by their digests."""
+    subjects: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> tuple[bytes, bytes]:
+        """The edge and the epoch that it speaks of."""
+        if isinstance(self.value, Heartbeat):
+            return self.device.edge, self.value.epoch
+        return self.device.edge, cast("EpochHeader", self.header).epoch
+
+
+class Landing:
+    """Lands messages; holds nothing between landings but opened content keys, in memory."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._boxes: OrderedDict[bytes, SubjectBox | None] = OrderedDict()
+
+    def land(self, conn: Connection, messages: Sequence[Message], now_ms: int) -> Landed:
+        """Takes `messages` within the caller's write transaction."""
+        return _Run(conn, self, now_ms).land(messages)
+
+    def box(self, header: EpochHeader) -> SubjectBox | None:
+        """What opens the subjects of an epoch; None where its wrapped key is no good.
+
+        Raises RemoteError(UNKNOWN_HUB_KEY) where it was wrapped for a key that is not here: that
+        key may yet be restored.
+        """
+        name = header.edge + header.epoch
+        if name in self._boxes:
+            self._boxes.move_to_end(name)
+            return self._boxes[name]
+        key = self._keyring.opening_key(header.hub_key)
+        if key is None:
+            raise RemoteError(Reason.UNKNOWN_HUB_KEY, f"sealed for hub key {header.hub_key.hex()}")
+        try:
+            content_key = unwrap_content_key(header.wrapped_key, key, header.edge, header.epoch)
+            box = SubjectBox(content_key, header.edge, header.epoch)
+        except RemoteError:
+            box = None
+        self._boxes[name] = box
+        if len(self._boxes) > BOXES_KEPT:
+            self._boxes.popitem(last=False)
+        return box
+
+
+class _Run:
+    """One landing."""
+
+    def __init__(self, conn: Connection, landing: Landing, now_ms: int) -> None:
+        self._conn = conn
+        self._landing = landing
+        self._now_ms = now_ms
+        self._landed = Landed()
+        self._epochs: dict[tuple[bytes, bytes], _Epoch] = {}
+        self._touched: dict[tuple[bytes, bytes], None] = {}
+        self._rows: list[dict[str, Any]] = []
+        self._batches: list[dict[str, Any]] = []
+        self._gaps: list[dict[str, Any]] = []
+        self._unopened: list[dict[str, Any]] = []
+        self._heartbeats: list[dict[str, Any]] = []
+        self._rejections: list[dict[str, Any]] = []
+
+    def land(self, messages: Sequence[Message]) -> Landed:
+        arrived = self._verified(messages)
+        self._load_epochs(arrived)
+        for each in arrived:
+            try:
+                self._take(each)
+            except RemoteError as error:
+                self._reject(each.message, error)
+        self._write()
+        self._landed.receipts = [
+            epoch.mark.receipt(epoch.device.edge, self._generation(), epoch.header.epoch)
+            for key in self._touched
+            for epoch in [self._epochs[key]]
+        ]
+        return self._landed
+
+    # --- verification ---------------------------------------------------------------------------
+
+    def _verified(self, messages: Sequence[Message]) -> list[_Arrived]:
+        addressed = []
+        for message in messages:
+            try:
+                addressed.append((message, *parse_up(message.topic)))
+            except RemoteError as error:
+                self._reject(message, error)
+        devices = self._devices({edge for _, edge, _ in addressed})
+        arrived = []
+        for message, edge, channel in addressed:
+            try:
+                device = devices.get(edge)
+                if device is None:
+                    raise RemoteError(Reason.UNKNOWN_DEVICE, f"no device {edge.hex()}")  # noqa: TRY301
+                if isinstance(device, DeviceStatus):
+                    raise RemoteError(Reason.INACTIVE_DEVICE, f"the device is {device}")  # noqa: TRY301
+                arrived.append(_read(message, device, channel))
+            except RemoteError as error:
+                self._reject(message, error)
+        return arrived
+
+    def _devices(self, edges: set[bytes]) -> Mapping[bytes, "_Device | DeviceStatus"]:
+        """The active devices among `edges`, and the status of the others."""
+        if not edges:
+            return {}
+        rows = self._conn.execute(
+            select(
+                s.devices.c.id, s.devices.c.public_id, s.devices.c.status, s.devices.c.sign_key
+            ).where(s.devices.c.public_id.in_([UUID(bytes=edge) for edge in edges]))
+        )
+        return {
+            row.public_id.bytes: _Device(row.id, row.public_id.bytes, row.sign_key)
+            if row.status == DeviceStatus.ACTIVE
+            else DeviceStatus(row.status)
+            for row in rows
+        }
+
+    # --- epochs ---------------------------------------------------------------------------------
+
+    def _load_epochs(self, arrived: Iterable[_Arrived]) -> None:
+        """Loads, locked until the commit, each epoch that is spoken of; adds those not known."""
+        headers: dict[tuple[bytes, bytes], tuple[_Device, EpochHeader, bytes]] = {}
+        spoken: dict[tuple[bytes, bytes], _Device] = {}
+        for each in arrived:
+            spoken[each.epoch] = each.device
+            if isinstance(each.value, Hello):
+                spoken |= {(each.device.edge, epoch): each.device for epoch, *_ in each.value.held}
+            if each.header is not None and not isinstance(each.value, Heartbeat):
+                headers.setdefault(each.epoch, (each.device, each.header, each.value.header_bytes))
+        self._add_epochs(headers)
+        devices = {device.id: device for device in spoken.values()}
+        rows = self._conn.execute(
+            select(s.epochs)
+            .where(
+                s.epochs.c.device_id.in_(devices),
+                s.epochs.c.epoch.in_([epoch for _, epoch in spoken]),
+            )
+            .order_by(s.epochs.c.id)
+            .with_for_update()
+        ).all()
+        islands: dict[int, list[Island]] = {}
+        for row in self._conn.execute(
+            select(s.islands)
+            .where(s.islands.c.epoch_id.in_([row.id for row in rows]))
+            .order_by(s.islands.c.first)
+        ):
+            islands.setdefault(row.epoch_id, []).append(
+                Island(row.first, row.last, row.previous_digest, row.last_digest)
+            )
+        for row in rows:
+            device = devices[row.device_id]
+            digest = row.through_digest or chain_start(row.header)
+            mark = Mark(row.through, digest, tuple(islands.get(row.id, ())))
+            epoch = _Epoch(row.id, device, EpochHeader.decode(row.header), row.header, mark, mark)
+            self._epochs[epoch.key] = epoch
+
+    def _add_epochs(
+        self, headers: Mapping[tuple[bytes, bytes], tuple[_Device, EpochHeader, bytes]]
+    ) -> None:
+        if not headers:
+            return
+        rows = [
+            {
+                "device_id": device.id,
+                "epoch": header.epoch,
+                "boot_id": header.boot,
+                "header": raw,
+                "parent_epoch": header.parent and header.parent.epoch,
+                "parent_seq": header.parent and header.parent.seq,
+                "parent_digest": header.parent and header.parent.digest,
+                "opened_boottime_ms": header.opened.boottime_ms,
+                "opened_wall_ms": header.opened.wall_ms,
+                "opened_trusted": header.opened.trusted,
+                "software": header.software,
+            }
+            for device, header, raw in headers.values()
+        ]
+        rows.sort(key=lambda row: (row["device_id"], row["epoch"]))
+        self._insert_new(s.epochs, rows, ["device_id", "epoch"])
+
+    def _insert_new(self, table: Any, rows: list[dict[str, Any]], key: list[str]) -> None:
+        """Inserts those of `rows` whose key is not there; no error where another was faster."""
+        dialect = postgresql if self._conn.dialect.name == "postgresql" else sqlite
+        self._conn.execute(dialect.insert(table).on_conflict_do_nothing(index_elements=key), rows)
+
+    # --- one message ----------------------------------------------------------------------------
+
+    def _take(self, each: _Arrived) -> None:
+        match each.value:
+            case Batch() as batch:
+                self._batch(each, batch)
+            case Hello() as hello:
+                held = ((each.device.edge, epoch) for epoch, _, _ in hello.held)
+                for key in [each.epoch, *held]:
+                    if key in self._epochs:
+                        self._touched[key] = None
+            case Heartbeat() as heartbeat:
+                self._heartbeat(each, heartbeat)
+
+    def _batch(self, each: _Arrived, batch: Batch) -> None:
+        epoch = self._epochs[each.epoch]
+        if epoch.header_bytes != batch.header_bytes:
+            raise RemoteError(Reason.CONFLICT, "another header of this epoch than the hub has")
+        box = self._landing.box(epoch.header)
+        accepted = accept(
+            epoch.mark,
+            batch.previous,
+            list(link(batch.first, batch.previous, batch.items)),
+        )
+        rows, gaps, unopened = self._facts(epoch, each, batch.withheld, box, accepted.fresh)
+        self._touched[epoch.key] = None
+        if not accepted.fresh:
+            return
+        number = len(self._batches)
+        epoch.mark = accepted.mark
+        self._batches.append(
+            {
+                "epoch_id": epoch.id,
+                "first": batch.first,
+                "last": batch.last,
+                "signed": each.signed,
+                "received_ms": self._now_ms,
+                "transport": each.message.transport,
+            }
+        )
+        for row in (*rows, *gaps):
+            row["batch_id"] = number  # its id, once there is one
+        self._rows += rows
+        self._gaps += gaps
+        self._unopened += unopened
+        self._landed.batches += 1
+        self._landed.entries += len(rows)
+
+    def _facts(
+        self,
+        epoch: _Epoch,
+        arrived: _Arrived,
+        withheld: Sequence[int],
+        box: SubjectBox | None,
+        fresh: Sequence[Link],
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+        """Rows for entries, gaps and unopened subjects.
+
+        Raises RemoteError(DAMAGED_SUBJECTS) where a subject that the edge has did not come along.
+        """
+        rows: list[dict[str, Any]] = []
+        gaps: list[dict[str, Any]] = []
+        unopened: list[dict[str, Any]] = []
+        for each in fresh:
+            if isinstance(each.item, Gap):
+                gaps.append(
+                    {
+                        "epoch_id": epoch.id,
+                        "first": each.first,
+                        "last": each.last,
+                        "digest": each.digest,
+                        "reason": each.item.reason,
+                    }
+                )
+                continue
+            row = _entry_row(epoch.id, each.first, each.item)
+            subject = row.pop("subject")
+            if subject is not None:
+                sealed = arrived.subjects.get(subject)
+                if sealed is None and each.first not in withheld:
+                    raise RemoteError(
+                        Reason.DAMAGED_SUBJECTS, f"the subject of entry {each.first} is missing"
+                    )
+                credential = _opened(box, each.first, sealed)
+                row["credential"] = credential
+                if sealed is None:
+                    row["subject_state"] = s.SUBJECT_WITHHELD
+                elif credential is None:
+                    row["subject_state"] = s.SUBJECT_UNOPENED
+                    unopened.append({"epoch_id": epoch.id, "seq": each.first, "sealed": sealed})
+                else:
+                    row["subject_state"] = s.SUBJECT_OPENED
+            rows.append(row)
+        return rows, gaps, unopened
+
+    def _heartbeat(self, each: _Arrived, heartbeat: Heartbeat) -> None:
+        if each.epoch not in self._epochs:
+            raise RemoteError(Reason.UNKNOWN_EPOCH, "a heartbeat of an epoch not yet known")
+        self._landed.heartbeats += 1
+        self._heartbeats.append(
+            {
+                "device_id": each.device.id,
+                "epoch": heartbeat.epoch,
+                "head_seq": heartbeat.head,
+                "head_digest": heartbeat.digest,
+                "boottime_ms": heartbeat.at.boottime_ms,
+                "wall_ms": heartbeat.at.wall_ms,
+                "trusted": heartbeat.at.trusted,
+                "released_through": heartbeat.released,
+                "first_held": heartbeat.first_held,
+                "unreceipted": heartbeat.unreceipted,
+                "readers": json.dumps(
+                    [
+                        {"name": r.name, "up": r.up, "since_boottime_ms": r.since_boottime_ms}
+                        for r in heartbeat.readers
+                    ],
+                    ensure_ascii=False,
+                ),
+                "signed": each.message.payload,
+                "received_ms": self._now_ms,
+            }
+        )
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        if self._batches:
+            ids = self._conn.execute(
+                insert(s.batches).returning(s.batches.c.id, sort_by_parameter_order=True),
+                self._batches,
+            ).scalars()
+            batch_ids = list(ids)
+            credentials = self._credential_ids()
+            for row in self._rows:
+                row["batch_id"] = batch_ids[row["batch_id"]]
+                credential = row.pop("credential", None)
+                row["credential_id"] = None if credential is None else credentials[credential]
+            for row in self._gaps:
+                row["batch_id"] = batch_ids[row["batch_id"]]
+        for table, rows in (
+            (s.entries, self._rows),
+            (s.gaps, self._gaps),
+            (s.unopened_subjects, self._unopened),
+        ):
+            if rows:
+                self._conn.execute(insert(table), rows)
+        if self._heartbeats:
+            self._insert_new(
+                s.heartbeats,
+                self._heartbeats,
+                ["device_id", "epoch", "boottime_ms", "head_seq"],
+            )
+        self._write_marks()
+        self._write_rejections()
+
+    def _credential_ids(self) -> dict[Credential, int]:
+        wanted = {row["credential"] for row in self._rows if row.get("credential")}
+        ids = self._find_credentials(wanted)
+        missing = sorted(wanted - ids.keys(), key=lambda c: (c.scheme, c.issuer, c.value))
+        if missing:
+            self._insert_new(
+                s.credentials,
+                [
+                    {
+                        "scheme": each.scheme,
+                        "issuer": each.issuer,
+                        "value": each.value,
+                        "first_seen_ms": self._now_ms,
+                    }
+                    for each in missing
+                ],
+                ["scheme", "issuer", "value"],
+            )
+            ids |= self._find_credentials(missing)
+        return ids
+
+    def _find_credentials(self, wanted: Iterable[Credential]) -> dict[Credential, int]:
+        table = s.credentials.c
+        found: dict[Credential, int] = {}
+        values = sorted({each.value for each in wanted})
+        for at in range(0, len(values), 1000):
+            for row in self._conn.execute(
+                select(table.id, table.scheme, table.issuer, table.value).where(
+                    table.value.in_(values[at : at + 1000])
+                )
+            ):
+                found[Credential(row.scheme, row.issuer, row.value)] = row.id
+        return found
+
+    def _write_marks(self) -> None:
+        for epoch in self._epochs.values():
+            if epoch.mark == epoch.stored:
+                continue
+            self._conn.execute(
+                update(s.epochs)
+                .where(s.epochs.c.id == epoch.id)
+                .values(through=epoch.mark.through, through_digest=epoch.mark.digest)
+            )
+            if epoch.mark.islands != epoch.stored.islands:
+                self._conn.execute(delete(s.islands).where(s.islands.c.epoch_id == epoch.id))
+            if epoch.mark.islands and epoch.mark.islands != epoch.stored.islands:
+                self._conn.execute(
+                    insert(s.islands),
+                    [
+                        {
+                            "epoch_id": epoch.id,
+                            "first": island.first,
+                            "last": island.last,
+                            "previous_digest": island.previous,
+                            "last_digest": island.digest,
+                        }
+                        for island in epoch.mark.islands
+                    ],
+                )
+
+    def _reject(self, message: Message, error: RemoteError) -> None:
+        self._landed.rejected[error.reason] += 1
+        if len(self._rejections) < SAMPLES_A_LANDING:
+            topic = message.topic[:200].encode("utf-8", "replace").decode().replace("\x00", "�")
+            parts = topic.split("/")
+            self._rejections.append(
+                {
+                    "reason": error.reason,
+                    "topic": topic,
+                    "size": len(message.payload),
+                    "sample": message.payload[:SAMPLE_BYTES],
+                    "edge": parts[3][:64] if len(parts) > 3 else None,
+                    "at_ms": self._now_ms,
+                }
+            )
+
+    def _write_rejections(self) -> None:
+        if not self._landed.rejected:
+            return
+        self._conn.execute(insert(s.rejections), self._rejections)
+        newest = self._conn.scalar(select(func.max(s.rejections.c.id))) or 0
+        self._conn.execute(delete(s.rejections).where(s.rejections.c.id <= newest - SAMPLES_KEPT))
+        dialect = postgresql if self._conn.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(s.rejection_counts)
+        self._conn.execute(
+            statement.on_conflict_do_update(
+                index_elements=["reason"],
+                set_={
+                    "count": s.rejection_counts.c.count + statement.excluded.count,
+                    "last_ms": statement.excluded.last_ms,
+                },
+            ),
+            [
+                {"reason": reason, "count": count, "last_ms": self._now_ms}
+                for reason, count in sorted(self._landed.rejected.items())
+            ],
+        )
+
+    def _generation(self) -> int:
+        generation: int = self._conn.execute(select(s.hub_state.c.generation)).scalar_one()
+        return generation
+
+
+def _read(message: Message, device: _Device, channel: Up) -> _Arrived:
+    """Verifies and decodes; what is wrong with it raises RemoteError."""
+    match channel:
+        case Up.JOURNAL:
+            parcel = Parcel.decode(message.payload)
+            signed = Signed.parse(parcel.signed, MessageType.BATCH)
+            batch = Batch.decode(signed.verify(device.sign_key))
+            header = header_of(batch, device.edge)
+            return _Arrived(message, device, batch, header, parcel.signed, parcel.by_digest())
+        case Up.HELLO:
+            signed = Signed.parse(message.payload, MessageType.HELLO)
+            hello = Hello.decode(signed.verify(device.sign_key))
+            return _Arrived(message, device, hello, header_of(hello, device.edge))
+        case Up.STATE:
+            signed = Signed.parse(message.payload, MessageType.HEARTBEAT)
+            return _Arrived(message, device, Heartbeat.decode(signed.verify(device.sign_key)))
+
+
+def _entry_row(epoch_id: int, seq: int, raw: bytes) -> dict[str, Any]:
+    """An entry's row; `subject` is the digest of the sealed subject, where it has one."""
+    row: dict[str, Any] = {
+        "epoch_id": epoch_id,
+        "seq": seq,
+        "kind": KIND_UNREADABLE,
+        "boottime_ms": None,
+        "wall_ms": None,
+        "trusted": None,
+        "reader": None,
+        "assurance": None,
+        "subject_state": s.SUBJECT_NONE,
+        "body": raw,
+        "problem": None,
+        "subject": None,
+    }
+    try:
+        entry = decode_entry(raw)
+    except RemoteError as error:
+        row["problem"] = error.detail[:200].replace("\x00", "�")
+        return row
+    row["boottime_ms"] = entry.at.boottime_ms
+    row["wall_ms"] = entry.at.wall_ms
+    row["trusted"] = entry.at.trusted
+    row["kind"] = entry.KIND
+    if isinstance(entry, Tap):
+        row["reader"] = entry.reader
+        row["assurance"] = int(entry.assurance)
+        row["subject"] = entry.subject
+        row["body"] = None
+    return row
+
+
+def _opened(box: SubjectBox | None, seq: int, sealed: bytes | None) -> Credential | None:
+    if box is None or sealed is None:
+        return None
+    try:
+        return box.open(seq, sealed)
+    except RemoteError:
+        return None

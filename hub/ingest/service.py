@@ -1,0 +1,350 @@
+"""Ingest from MQTT: takes what arrives, commits it, then sends receipts and derives.
+
+One thread owns the writing (`Ingest`), another the network (`_Network`, which comes back by
+itself). A message is acknowledged to the broker only once it has been dealt with, and the broker
+sends no more than RECEIVE_MAXIMUM before that: this bounds memory, and nothing else is built on the
+acknowledgement. A database that fails is tried again with the same messages; a payload that makes
+the code fail is set apart and counted, so that one bad message can never stop the others.
+"""
+
+import contextlib
+import queue
+import random
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import paho.mqtt.client as paho
+import structlog
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from hub import derive
+from hub.ingest.landing import Landed, Landing, Message
+from hub.keys import Keyring
+from hub.store.state import begin_session, generation
+from protocol import topics
+from protocol.batch import HubState
+from protocol.identity import MAX_MESSAGE_BYTES, MessageType
+from protocol.topics import Broker
+
+RECEIVE_MAXIMUM: Final = 256
+"""Messages on their way from the broker to us: at 64 KB each, this bounds memory (16 MB)."""
+MAX_GROUP: Final = 64
+"""Messages taken into one transaction."""
+KEEPALIVE_S: Final = 15
+DERIVE_AT_LEAST_EVERY_S: Final = 1.0
+LONGEST_BACK_OFF_S: Final = 15.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    message: Message
+    acknowledge: Callable[[], None]
+
+
+@dataclass(slots=True)
+class IngestHealth:
+    """What a health check and `doctor` want to know."""
+
+    connected: bool = False
+    trouble: str = ""
+    """Why nothing is taken in now; empty where it is."""
+    derivation: str = ""
+    """Why attendance is not brought up to date; empty where it is."""
+    entries: int = 0
+    rejected: int = 0
+
+
+class Ingest:
+    """Takes in what edges send, until `stop`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        keyring: Keyring,
+        broker: Broker,
+        *,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._engine = engine
+        self._keyring = keyring
+        self._now_ms = now_ms
+        self._landing = Landing(keyring)
+        self._arrivals: queue.Queue[_Arrival | None] = queue.Queue()
+        self._network = _Network(broker, self._arrivals, self._state, self)
+        self.health = IngestHealth()
+        self._derive_at = 0.0
+        self._derive_by = 0.0
+        self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        self._network.start()
+
+    def stop(self) -> None:
+        """Finishes what is being committed, says good-bye, and ends."""
+        self._network.stop()
+        self._arrivals.put(None)
+        self._thread.join(timeout=15)
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    # ------------------------------------------------------------------
+
+    def _state(self) -> tuple[bytes, bytes]:
+        """The signed words "here I am" and "I am gone" for one connection."""
+        with self._engine.begin() as conn:
+            session, begun = begin_session(conn), generation(conn) or 0
+        online, offline = (
+            self._keyring.sign.sign(
+                MessageType.HUB_STATE, HubState(begun, session, online=word).encode()
+            )
+            for word in (True, False)
+        )
+        return online, offline
+
+    def _run(self) -> None:
+        group: list[_Arrival] = []
+        back_off = 0.5
+        stopping = False
+        while not stopping:
+            group, stopping = self._next_group()
+            while group:
+                try:
+                    self._take(group)
+                except Exception as error:
+                    self.health.trouble = f"the database: {error}"
+                    log.exception("ingest failed; tried again", messages=len(group))
+                    if stopping:
+                        return
+                    time.sleep(back_off)
+                    back_off = min(back_off * 2, LONGEST_BACK_OFF_S)
+                else:
+                    group = []
+                    back_off = 0.5
+                    self.health.trouble = ""
+            self._derive_if_due()
+
+    def _next_group(self) -> tuple[list[_Arrival], bool]:
+        """Everything that waits, up to a bound; whether it is time to stop."""
+        group: list[_Arrival] = []
+        timeout = DERIVE_AT_LEAST_EVERY_S
+        with contextlib.suppress(queue.Empty):
+            while len(group) < MAX_GROUP:
+                arrival = (
+                    self._arrivals.get(timeout=timeout)
+                    if not group
+                    else (self._arrivals.get_nowait())
+                )
+                if arrival is None:
+                    return group, True
+                group.append(arrival)
+        return group, False
+
+    def _take(self, group: Sequence[_Arrival]) -> None:
+        landed = self._land([arrival.message for arrival in group])
+        for receipt in landed.receipts:
+            self._network.publish(
+                topics.receipt(receipt.edge),
+                self._keyring.sign.sign(MessageType.RECEIPT, receipt.encode()),
+            )
+        for arrival in group:
+            arrival.acknowledge()
+        self.health.entries += landed.entries
+        self.health.rejected += landed.rejected.total()
+        if landed.batches or landed.heartbeats:
+            self._derive_at = min(self._derive_at, time.monotonic())
+        if landed.rejected:
+            log.warning("not taken", **_plain(landed.rejected))
+
+    def _land(self, messages: Sequence[Message]) -> Landed:
+        """Commits `messages`; where they make the code fail, those that do are left out."""
+        try:
+            with self._engine.begin() as conn:
+                return self._landing.land(conn, messages, self._now_ms())
+        except SQLAlchemyError:
+            raise
+        except Exception:
+            if len(messages) == 1:
+                log.exception(
+                    "a message made ingest fail and was left out", topic=messages[0].topic
+                )
+                return Landed()
+            half = len(messages) // 2
+            log.exception("ingest failed on a group; its halves are tried")
+            first, second = self._land(messages[:half]), self._land(messages[half:])
+            return Landed(
+                first.receipts + second.receipts,
+                first.entries + second.entries,
+                first.batches + second.batches,
+                first.heartbeats + second.heartbeats,
+                first.rejected + second.rejected,
+            )
+
+    def _derive_if_due(self) -> None:
+        """Derives once nothing waits, or when that has not been the case for a while.
+
+        A failure is tried again after a pause and never keeps facts from being taken in.
+        """
+        now = time.monotonic()
+        if now < self._derive_at or not (self._arrivals.empty() or now >= self._derive_by):
+            return
+        try:
+            with self._engine.begin() as conn:
+                step = derive.derive_batch(conn)
+        except Exception as error:
+            log.exception("derivation failed; tried again")
+            self.health.derivation = f"attendance is not brought up to date: {error}"
+            self._derive_at = now + LONGEST_BACK_OFF_S
+            return
+        self.health.derivation = ""
+        self._derive_by = now + DERIVE_AT_LEAST_EVERY_S
+        if not step.batches and not step.heartbeats:
+            self._derive_at = float("inf")  # until something arrives
+
+
+class _Network:
+    """The connection to the broker, kept up until `stop`."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        arrivals: "queue.Queue[_Arrival | None]",
+        state: Callable[[], tuple[bytes, bytes]],
+        ingest: Ingest,
+    ) -> None:
+        self._broker = broker
+        self._arrivals = arrivals
+        self._state = state
+        self._ingest = ingest
+        self._online = b""
+        self._client: paho.Client | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        client = self._client
+        if client is not None:
+            with contextlib.suppress(Exception):
+                _, offline = self._state()
+                info = client.publish(topics.HUB_STATE, offline, topics.QOS, retain=True)
+                info.wait_for_publish(timeout=2)
+            client.disconnect()
+        self._thread.join(timeout=5)
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Sends what is repeated anyway when it is lost."""
+        client = self._client
+        if client is not None:
+            client.publish(topic, payload, topics.QOS)
+
+    def _run(self) -> None:
+        delay = 0.5
+        trouble = ""
+        while not self._stopping.is_set():
+            try:
+                self._connect_and_loop()
+                now = "the connection was lost"
+            except Exception as error:  # noqa: BLE001  the thread's outermost loop
+                now = str(error) or type(error).__name__
+            if self._ingest.health.connected:
+                self._ingest.health.connected = False
+                delay = 0.5
+            if now != trouble and not self._stopping.is_set():
+                log.warning("broker", host=self._broker.host, port=self._broker.port, trouble=now)
+            trouble = now
+            self._stopping.wait(delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, LONGEST_BACK_OFF_S)
+
+    def _connect_and_loop(self) -> None:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"shuaka-hub-{random.getrandbits(64):016x}",
+            protocol=MQTTProtocolVersion.MQTTv5,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        self._online, offline = self._state()
+        client.will_set(topics.HUB_STATE, offline, topics.QOS, retain=True)
+        if self._broker.tls:
+            client.tls_set()
+        client.max_inflight_messages_set(1000)
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_socket_open = _no_delay
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.ReceiveMaximum = RECEIVE_MAXIMUM
+        properties.MaximumPacketSize = 2 * MAX_MESSAGE_BYTES
+        client.connect(
+            self._broker.host,
+            self._broker.port,
+            KEEPALIVE_S,
+            clean_start=True,
+            properties=properties,
+        )
+        self._client = client
+        try:
+            client.loop_forever()
+        finally:
+            self._client = None
+
+    # An exception in a callback would end the thread: these only pass things on.
+
+    def _on_connect(
+        self, client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any
+    ) -> None:
+        if reason.is_failure:
+            log.warning("the broker refused", reason=str(reason))
+            client.disconnect()
+        else:
+            client.subscribe(topics.ALL_UP, topics.QOS)
+
+    def _on_subscribe(
+        self, client: paho.Client, _data: Any, _mid: int, _reasons: Any, _properties: Any
+    ) -> None:
+        # only now is a message that an edge sends heard here
+        client.publish(topics.HUB_STATE, self._online, topics.QOS, retain=True)
+        self._ingest.health.connected = True
+        log.info("connected", host=self._broker.host, port=self._broker.port)
+
+    def _on_message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        mid, qos = message.mid, message.qos
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = ""
+        self._arrivals.put(
+            _Arrival(Message(topic, bytes(message.payload)), lambda: _acknowledge(client, mid, qos))
+        )
+
+
+def _acknowledge(client: paho.Client, mid: int, qos: int) -> None:
+    # the connection may have gone meanwhile, and the message with it
+    with contextlib.suppress(OSError, ValueError):
+        client.ack(mid, qos)
+
+
+def _plain(counts: Counter[Any]) -> dict[str, int]:
+    return {str(reason): count for reason, count in counts.items()}
+
+
+def _no_delay(_client: Any, _data: Any, sock: Any) -> None:
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
