@@ -239,7 +239,7 @@ class _Reader:
             self._unread(Unreadable.TIMEOUT)
         return None, ""
 
-    def _take(self, line: AnyLine) -> None:  # noqa: C901, PLR0912 - one case per line
+    def _take(self, line: AnyLine) -> None:
         match line:
             case Alive():
                 pass

@@ -41,6 +41,7 @@ SUCCESS: Final = 0
 NO_SERVICE: Final = 0x8010001D
 NO_READERS: Final = 0x8010002E
 UNKNOWN_READER: Final = 0x80100009
+NOT_TRANSACTED: Final = 0x80100016
 REMOVED_CARD: Final = 0x80100069
 NO_CARD: Final = 0x8010000C
 TIME_OUT: Final = 0x8010000A
@@ -84,7 +85,7 @@ TABLE: Final[dict[int, Meaning]] = {
     0x80100017: Meaning("SCARD_E_READER_UNAVAILABLE", Kind.READER, "the reader was unplugged"),
     NO_CARD: Meaning("SCARD_E_NO_SMARTCARD", Kind.REMOVED, "no card in the field"),
     REMOVED_CARD: Meaning("SCARD_W_REMOVED_CARD", Kind.REMOVED, "the card was taken away"),
-    0x80100016: Meaning(
+    NOT_TRANSACTED: Meaning(
         "SCARD_E_NOT_TRANSACTED", Kind.AGAIN, "the exchange with the card failed half-way"
     ),
     0x8010000B: Meaning(

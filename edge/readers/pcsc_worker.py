@@ -12,6 +12,7 @@ state, which pcscd counts up at each coming and each going) tells one card from 
 """
 
 import ctypes
+import itertools
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ from edge.cards.uid import uid
 from edge.readers import Unreadable
 from edge.readers.pcsc_errors import (
     NO_READERS,
+    NOT_TRANSACTED,
     REMOVED_CARD,
     SUCCESS,
     UNKNOWN_READER,
@@ -60,7 +62,9 @@ _WAIT_MS: Final = 2000
 _FIRST_BACK_OFF_S: Final = 0.1
 _LONGEST_BACK_OFF_S: Final = 2.0
 _RETRY_PAUSE_MS: Final = 40
-_MAX_TRIES: Final = 8
+"""Pause after the first failed try with a card; each further one is longer by this."""
+_MAX_NONSENSE: Final = 3
+"""Tries of a card that does answer, but with nonsense."""
 _CALM_S: Final = 0.02
 """Pause after a wake-up without news, so that a restless driver costs no more than 50 a second."""
 _PNP: Final = "\\\\?PnP?\\Notification"
@@ -211,6 +215,9 @@ def _serve(
             _say(Seen(happened.came, noticed_ms))
             _say(_read(context, name, now, state, budget_ms))
         state = _status(context, name, state, _WAIT_MS)
+        if not state >> 16:
+            # pcscd compares counters only when the known one is not 0, so ask without knowledge.
+            state = _status(context, name, scard.SCARD_STATE_UNAWARE, 0)
         now = _slot(state)
 
 
@@ -219,25 +226,27 @@ def _read(context: int, name: str, slot: Slot, state: int, budget_ms: int) -> Re
 
     Says `Unread` itself before it raises PcscError, where the reader or the service went away.
     """
-    last_try = time.monotonic() + (budget_ms - _RETRY_PAUSE_MS) / 1000
-    for attempt in range(1, _MAX_TRIES + 1):
+    deadline = time.monotonic() + budget_ms / 1000
+    nonsense = 0
+    for attempt in itertools.count(1):
         try:
             return _attempt(context, name, slot, state)
         except CardRefused as refused:
             return Unread(slot.counter, Unreadable.because(refused.reason), "refused")
         except CardUnusable as unusable:
             reason, detail = Unreadable.BAD_ANSWER, str(unusable)
+            nonsense += 1
         except PcscError as error:
             reason, detail = _reason(error.code), str(error)
             if meaning(error.code).kind in {Kind.SERVICE, Kind.READER, Kind.OTHER}:
                 _say(Unread(slot.counter, reason, detail))
                 raise
-        if (
-            reason is Unreadable.REMOVED
-            or attempt == _MAX_TRIES
-            or time.monotonic() > last_try
-            or _left(context, name, slot, state)
-        ):
+        pause_ms = attempt * _RETRY_PAUSE_MS
+        if reason is Unreadable.REMOVED or nonsense == _MAX_NONSENSE:
+            break
+        if time.monotonic() + pause_ms / 1000 > deadline:
+            break
+        if _left(context, name, slot, state, within_ms=pause_ms):
             break
     if _left(context, name, slot, state, within_ms=0):
         reason = Unreadable.REMOVED
@@ -253,6 +262,8 @@ def _attempt(context: int, name: str, slot: Slot, state: int) -> Read:
         def transmit(apdu: bytes) -> bytes:
             code, answer = scard.SCardTransmit(card, protocol, list(apdu))
             _check(code, "talking to the card")
+            if not answer:  # what pcscd makes of a card that is pulled during the exchange
+                raise PcscError(NOT_TRANSACTED, "talking to the card")
             return bytes(answer)
 
         reading = run(uid(), transmit)
@@ -260,9 +271,7 @@ def _attempt(context: int, name: str, slot: Slot, state: int) -> Read:
     return Read(slot.counter, who.scheme, who.issuer, who.value, reading.assurance)
 
 
-def _left(
-    context: int, name: str, slot: Slot, state: int, within_ms: int = _RETRY_PAUSE_MS
-) -> bool:
+def _left(context: int, name: str, slot: Slot, state: int, *, within_ms: int) -> bool:
     """Whether the card in `slot` has left; waits up to `within_ms` for it to do so."""
     end = time.monotonic() + within_ms / 1000
     while _slot(state) == slot:
