@@ -16,6 +16,8 @@ That two validities don't overlap is kept by whoever writes them (`hub.imports`)
 it on both databases.
 """
 
+import secrets
+import uuid
 from enum import StrEnum
 from typing import Final
 
@@ -526,3 +528,8 @@ check_ins = Table(
     Index(None, "member_id", "at_ms"),
     sqlite_with_rowid=False,
 )
+
+
+def new_public_id() -> uuid.UUID:
+    """A random 128-bit name for something that leaves the hub."""
+    return uuid.UUID(bytes=secrets.token_bytes(16))

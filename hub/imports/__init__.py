@@ -1,0 +1,1 @@
+"""Registers brought in from files: organisations, members, venues, placements, cards, meetings."""

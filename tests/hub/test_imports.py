@@ -1,0 +1,389 @@
+"""A file is taken whole or not at all, and says everything that is wrong with it."""
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Engine, func, insert, select
+
+from hub.derive import derive_batch, rebuild_check
+from hub.imports.csvfile import AS_TEXT, Columns, read_csv
+from hub.imports.registers import Register, Report, import_csv
+from hub.store import schema as s
+from tests.hub.world import LONG_AGO, Entry, World, public_id
+
+NOW = LONG_AGO
+FILES: dict[Register, str] = {
+    Register.ORGANISATIONS: """code,name,kind,parent
+jia,甲村党支部,党支部,qu
+qu,某区党委,COMMITTEE,
+jia-1,甲村第一党小组,党小组,jia
+""",
+    Register.MEMBERS: """code,name,organisation,body,from,to
+m1,李一,jia,,2020-01-01,
+m1,李一,jia,委员,2020-01-01,2026-12-31
+m2,王二,jia,MEMBER,2020-01-01,
+m2,王二,jia-1,党员,2020-01-01,
+""",
+    Register.VENUES: "code,name,organisation\nhall,礼堂,jia\n",
+    Register.PLACEMENTS: "device,venue,from,to\n门口 一号,hall,2026-01-01,\n",
+    Register.CARDS: """card,member,format,number,from,to
+c1,m1,hex,04 A1 B2 C3 D4 E5 F6,2026-01-01,
+c1,m1,dec10,0123456789,2026-01-01,
+c2,,hex,11223344,,
+""",
+    Register.MEETINGS: """code,organisation,kind,title,venue,start,end,grace_minutes
+x1,jia,支部党员大会,七月大会,hall,2026-07-01 14:30,2026-07-01 16:00,
+x2,jia-1,PARTY_GROUP,小组会,hall,2026/7/2 9:00,2026/7/2 10:00,5
+""",
+}
+
+
+def take(conn: Connection, register: Register, text: str | bytes) -> Report:
+    data = text if isinstance(text, bytes) else text.encode()
+    return import_csv(conn, register, data, NOW)
+
+
+def take_all(conn: Connection) -> list[Report]:
+    if not conn.scalar(select(func.count()).select_from(s.devices)):
+        conn.execute(
+            insert(s.devices).values(
+                public_id=public_id("d"), name="门口 一号", status="ACTIVE", sign_key=bytes(32)
+            )
+        )
+    return [take(conn, register, text) for register, text in FILES.items()]
+
+
+def rows_of(conn: Connection) -> dict[str, list[Any]]:
+    """All registers, less the random ids."""
+    return {
+        table.name: sorted(
+            repr([value for name, value in row._mapping.items() if name != "change"])
+            for row in conn.execute(select(table))
+        )
+        for table in (
+            s.organisations,
+            s.members,
+            s.memberships,
+            s.venues,
+            s.placements,
+            s.cards,
+            s.credentials,
+            s.bindings,
+            s.meetings,
+        )
+    }
+
+
+def problems(report: Report) -> list[tuple[int | None, str | None]]:
+    return [(each.row, each.column) for each in report.problems]
+
+
+def test_the_files_of_a_district_are_taken_and_the_same_files_change_nothing(
+    engine: Engine,
+) -> None:
+    with engine.begin() as conn:
+        first = take_all(conn)
+        assert [report.problems for report in first] == [()] * 6
+        assert [report.added for report in first] == [3, 4, 1, 1, 3, 2]
+        meeting = conn.execute(select(s.meetings).where(s.meetings.c.code == "x1")).one()
+        assert meeting.starts_ms == 1_782_887_400_000  # 14:30 in China is 06:30 UTC
+        assert meeting.opens_ms == meeting.starts_ms - 30 * 60_000
+        assert meeting.grace_minutes == 0
+        ends = conn.scalars(
+            select(s.memberships.c.valid_to_ms).where(s.memberships.c.body == "COMMITTEE")
+        ).all()
+        assert ends == [1_798_732_800_000]  # the whole of 2026-12-31
+        assert (
+            conn.scalar(select(s.credentials.c.value).where(s.credentials.c.value.like("15CD%")))
+            == "15CD5B07"
+        )
+        before = rows_of(conn)
+        again = take_all(conn)
+        assert [(report.added, report.changed) for report in again] == [(0, 0)] * 6
+        assert [report.unchanged for report in again] == [report.rows for report in first]
+        assert rows_of(conn) == before
+
+
+@pytest.mark.parametrize(
+    ("register", "text", "added", "changed"),
+    [
+        (Register.ORGANISATIONS, "code,name,kind,parent\njia,新名,BRANCH,qu\n", 0, 1),
+        (Register.ORGANISATIONS, "code,name,kind,parent\njia,甲村党支部,BRANCH,\n", 0, 1),
+        (
+            Register.MEMBERS,
+            "code,name,organisation,from,to\nm2,王二,jia,2020-01-01,2026-01-01\n",
+            0,
+            1,
+        ),
+        (Register.MEMBERS, "code,name,organisation,from\nm2,王改名,jia,2020-01-01\n", 0, 1),
+        (Register.VENUES, "name,code,organisation\n大礼堂,hall,jia\n", 0, 1),
+        (
+            Register.PLACEMENTS,
+            (
+                "device,venue,from,to\n"
+                "门口 一号,hall,2026-01-01,2026-02-01\n"
+                "门口 一号,hall,2026-02-02,\n"
+            ),
+            1,
+            1,
+        ),
+        (Register.CARDS, "card,member,format,number,from\nc2,m2,hex,11223344,2026-01-01\n", 0, 1),
+        (
+            Register.MEETINGS,
+            (
+                "code,organisation,kind,title,venue,start,end\n"
+                "x1,jia,支部党员大会,七月大会,hall,2026-07-01 15:30,2026-07-01 16:00\n"
+            ),
+            0,
+            1,
+        ),
+    ],
+)
+def test_what_differs_is_changed_and_nothing_else(
+    engine: Engine, register: Register, text: str, added: int, changed: int
+) -> None:
+    with engine.begin() as conn:
+        take_all(conn)
+        report = take(conn, register, text)
+        assert (report.problems, report.added, report.changed) == ((), added, changed)
+        again = take(conn, register, text)
+        assert (again.added, again.changed) == (0, 0)
+
+
+BAD: list[tuple[Register, str, list[tuple[int | None, str | None]]]] = [
+    # Organisations
+    (
+        Register.ORGANISATIONS,
+        "code,name,kind,parent\na,甲,党支部,b\nb,乙,党支部,a\n",
+        [(2, "parent"), (3, "parent")],
+    ),
+    (Register.ORGANISATIONS, "code,name,kind,parent\nqu,区,COMMITTEE,qu\n", [(2, "parent")]),
+    (Register.ORGANISATIONS, "code,name,kind,parent\nz,组,党小组,\n", [(2, "parent")]),
+    (Register.ORGANISATIONS, "code,name,kind,parent\nz,组,党小组,qu\n", [(2, "parent")]),
+    (Register.ORGANISATIONS, "code,name,kind,parent\nz,组,党小组,nobody\n", [(2, "parent")]),
+    (Register.ORGANISATIONS, "code,name,kind,parent\njia,甲,党委,\n", [(2, "kind")]),
+    (
+        Register.ORGANISATIONS,
+        "code,name,kind,parent\nz,组,村,qu\n,无,党支部,qu\ny,乙,党支部,qu\ny,乙,党支部,qu\n",
+        [(2, "kind"), (3, "code"), (5, "code")],
+    ),
+    # Members
+    (
+        Register.MEMBERS,
+        (
+            "code,name,organisation,from,to\n"
+            "m9,九,nowhere,2026-01-01,\n"
+            "m9,十,jia,2026-01-01,2025-01-01\n"
+            "3.30101E+17,九,jia,2026-13-01,\n"
+        ),
+        [(2, "organisation"), (3, "name"), (3, "to"), (4, "code"), (4, "from")],
+    ),
+    (
+        Register.MEMBERS,
+        "code,name,organisation,from,to\nm2,王二,jia,2025-01-01,\n",
+        [(2, "from")],
+    ),
+    (
+        Register.MEMBERS,
+        "code,name,organisation,from,to\nm9,九,jia,2025-01-01,2025-06-30\nm9,九,jia,2025-06-30,\n",
+        [(3, "from")],
+    ),
+    (
+        Register.MEMBERS,
+        "code,name,organisation,from,to\nm9,九,jia,2025-01-01,\nm9,九,jia,2025-01-01,2026-01-01\n",
+        [(3, "from")],
+    ),
+    # Venues and placements
+    (Register.VENUES, "code,name,organisation\nv,会 场,nowhere\n", [(2, "organisation")]),
+    (
+        Register.PLACEMENTS,
+        "device,venue,from,to\n二号,hall,2026-01-01,\n门口 一号,room,2026-05-01,\n",
+        [(2, "device"), (3, "venue")],
+    ),
+    (
+        Register.PLACEMENTS,
+        "device,venue,from,to\n门口 一号,hall,2026-05-01,\n",
+        [(2, "from")],
+    ),
+    (
+        Register.PLACEMENTS,
+        "device,venue,from,to\n门口 一号,hall,2025-05-01,\n",
+        [(2, "to")],
+    ),
+    # Cards
+    (
+        Register.CARDS,
+        (
+            "card,member,format,number,from,to\n"
+            "n1,m1,dec8,12345678,2026-01-01,\n"
+            "n2,m1,hex,1.23E+09,2026-01-01,\n"
+            "n3,m1,hex,08112233,2026-01-01,\n"
+            "n4,m1,octal,1,2026-01-01,\n"
+            "n5,,hex,AABBCCDD,2026-01-01,\n"
+            "n6,m7,hex,AABBCCDE,2026-01-01,\n"
+            "n7,m1,dec10,123,2026-01-01,\n"
+            "n8,m1,hex,AABBCCDF,,\n"
+        ),
+        [
+            (2, "number"),
+            (3, "number"),
+            (4, "number"),
+            (5, "format"),
+            (6, "from"),
+            (7, "member"),
+            (8, "number"),
+            (9, "from"),
+        ],
+    ),
+    (
+        Register.CARDS,
+        "card,member,format,number,from,to\nn1,m1,hex,11223344,2026-01-01,\n",
+        [(2, "number")],
+    ),
+    (
+        Register.CARDS,
+        (
+            "card,member,format,number,from\nn1,m1,hex,AABBCCDD,2026-01-01\n"
+            "n2,m2,hex-reversed,DDCCBBAA,2026-01-01\n"
+        ),
+        [(3, "number")],
+    ),
+    (
+        Register.CARDS,
+        "card,member,format,number,from\nc1,m2,dec10,0123456789,2026-03-01\n",
+        [(2, "from")],
+    ),
+    # Meetings
+    (
+        Register.MEETINGS,
+        (
+            "code,organisation,kind,title,venue,start,end,grace_minutes\n"
+            "y1,jia,支委会,一,hall,2026-07-01 14:30,2026-07-01 14:30,\n"
+            "y2,jia,支委会,二,hall,2026-07-01,2026-07-01 25:00,\n"
+            "y3,jia,党小组会,三,hall,2026-07-01 14:30,2026-07-01 15:30,-1\n"
+            "y4,qu,支部党员大会,四,hall,2026-07-01 14:30,2026-07-03 15:30,\n"
+            "y5,jia,党课,,cellar,2026-02-29 14:30,2026-07-01 15:30,5.5\n"
+            "y1,jia,支委会,六,hall,2026-07-01 14:30,2026-07-01 15:30,\n"
+        ),
+        [
+            (2, "end"),
+            (3, "end"),
+            (3, "start"),
+            (4, "grace_minutes"),
+            (4, "kind"),
+            (5, "end"),
+            (5, "kind"),
+            (6, "grace_minutes"),
+            (6, "start"),
+            (6, "title"),
+            (6, "venue"),
+            (7, "code"),
+        ],
+    ),
+    # Columns
+    (Register.VENUES, "code,name\nv,会场\n", [(1, "organisation")]),
+    (Register.VENUES, "code,name,organisation,colour\nv,会场,jia,red\n", [(1, "colour")]),
+    (Register.VENUES, "code,name,name,organisation\nv,会场,x,jia\n", [(1, "name")]),
+    (Register.VENUES, "code;name;organisation\nv;会场;jia\n", [(1, None)]),
+    (Register.VENUES, "code,name,organisation\nv,会场\nw,会场,jia,more\n", [(2, None), (3, None)]),
+    (Register.VENUES, 'code,name,organisation\nv,"会\n场",jia\n', [(2, "name")]),
+    (Register.VENUES, "code,name,organisation\nv," + "长" * 201 + ",jia\n", [(2, "name")]),
+    (Register.VENUES, 'code,name,organisation\nv,会"场,jia\n"x\n', [(3, None)]),
+    (Register.VENUES, "code,name,organisation\n", [(None, None)]),
+    (Register.VENUES, "\n\n", [(None, None)]),
+    (Register.VENUES, "", [(None, None)]),
+]
+
+
+@pytest.mark.parametrize(("register", "text", "where"), BAD)
+def test_what_is_wrong_is_all_said_and_nothing_is_written(
+    engine: Engine, register: Register, text: str, where: list[tuple[int | None, str | None]]
+) -> None:
+    with engine.begin() as conn:
+        take_all(conn)
+        before = rows_of(conn)
+        # A right row beside the wrong ones is not taken either.
+        report = take(conn, register, text)
+        assert problems(report) == where, [str(each) for each in report.problems]
+        assert (report.ok, report.added, report.changed, report.unchanged) == (False, 0, 0, 0)
+        assert rows_of(conn) == before
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        ("code,name,organisation\nv,会场,jia\n".encode("gb18030"), "UTF-8"),
+        ("code,name,organisation\nv,会场,jia\n".encode("utf-16"), "UTF-16"),
+        (b"PK\x03\x04rest", "Excel"),
+        (b"code,name\0", "零字节"),
+        (b"x" * ((32 << 20) + 1), "MB"),
+        (b"code,name,organisation\nv," + b"x" * 200_000 + b",jia", "过长"),
+    ],
+)
+def test_a_file_that_is_no_csv_is_told_what_it_is(data: bytes, word: str) -> None:
+    rows, found = read_csv(data, Columns(("code", "name", "organisation")))
+    assert rows == []
+    assert len(found) == 1
+    assert word in str(found[0])
+
+
+def test_a_byte_order_mark_and_blank_lines_are_no_matter(engine: Engine) -> None:
+    with engine.begin() as conn:
+        take_all(conn)
+        text = "\ufeff\r\nCode , name,organisation,,\r\n,,\r\n v9 ,会 场,jia,,\r\n"
+        report = take(conn, Register.VENUES, text)
+        assert (report.added, report.problems) == (1, ())
+        assert conn.scalar(select(s.venues.c.name).where(s.venues.c.code == "v9")) == "会 场"
+
+
+@pytest.mark.parametrize(
+    ("code", "refused"),
+    [
+        ("1.10101e17", True),
+        ("3.30102E+17", True),
+        ("330102.0", True),
+        ("1E+17", True),
+        ("330102199001011234", False),
+        ("01.02", False),
+        ("12E45678", False),
+    ],
+)
+def test_numbers_that_a_spreadsheet_spoilt_are_refused(code: str, refused: bool) -> None:
+    rows, found = read_csv(f"code\n{code}\n".encode(), Columns(("code",)))
+    assert (rows[0].code("code") is None) is refused
+    assert (AS_TEXT in "".join(map(str, found))) is refused
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_no_bytes_are_too_strange(data: bytes) -> None:
+    rows, found = read_csv(b"code,name\n" + data, Columns(("code", "name")))
+    for row in rows:
+        row.code("code")
+        row.text("name")
+    assert rows or found
+
+
+def test_attendance_follows_an_import_at_once(engine: Engine) -> None:
+    with engine.begin() as conn:
+        take_all(conn)
+        world = World(conn)
+        world.ids["一号"] = conn.scalar(select(s.devices.c.id)) or 0
+        world.epoch("e", "一号")
+        start = conn.scalar(select(s.meetings.c.starts_ms).where(s.meetings.c.code == "x1")) or 0
+        stranger = world.card(None, "AABBCCDD")
+        world.batch("e", 1, [Entry(1, start, trusted=True, credential_id=stranger)])
+        derive_batch(conn)
+        assert conn.scalars(select(s.readings.c.outcome)).all() == ["UNMATCHED"]
+        report = take(
+            conn,
+            Register.CARDS,
+            "card,member,format,number,from\nc9,m2,hex,AABBCCDD,2026-07-01\n",
+        )
+        assert report.added == 1
+        assert conn.execute(select(s.check_ins.c.verdict, s.check_ins.c.at_ms)).all() == [
+            ("PRESENT", start)
+        ]
+        assert rebuild_check(conn) == []
