@@ -25,7 +25,6 @@ from sqlalchemy import (
     func,
     insert,
     not_,
-    or_,
     select,
     text,
     tuple_,
@@ -46,8 +45,9 @@ from hub.domain.attendance import (
 )
 from hub.domain.terms import Body, MeetingKind, Outcome, Verdict
 from hub.store import schema as s
+from hub.store.clocks import SAME_EPOCH, Boot, date_by, samples_of
 from protocol.journal import KIND_TAP
-from protocol.timekeeping import Dated, Sample, date
+from protocol.timekeeping import Dated, Sample
 
 CHUNK: Final = 5000
 """How many keys one statement names at most: both databases take some 32,000."""
@@ -57,9 +57,6 @@ _LOCK: Final = 0x64657269  # an arbitrary key for PostgreSQL's advisory lock
 _REPORTED: Final = 100
 
 T = TypeVar("T")
-
-Boot = tuple[int, bytes]
-"""(device's id, boot id): one run of one device's CLOCK_BOOTTIME."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +213,7 @@ def _boots(conn: Connection, batch_ids: Sequence[int], heartbeat_ids: Sequence[i
     )
     by_heartbeat = (
         select(s.epochs.c.device_id, s.epochs.c.boot_id)
-        .join(s.heartbeats, _SAME_EPOCH)
+        .join(s.heartbeats, SAME_EPOCH)
         .where(s.heartbeats.c.trusted)
     )
     found: set[Boot] = set()
@@ -226,11 +223,6 @@ def _boots(conn: Connection, batch_ids: Sequence[int], heartbeat_ids: Sequence[i
     ):
         found.update((row.device_id, row.boot_id) for row in conn.execute(query.distinct()))
     return found
-
-
-_SAME_EPOCH: Final = and_(
-    s.heartbeats.c.device_id == s.epochs.c.device_id, s.heartbeats.c.epoch == s.epochs.c.epoch
-)
 
 
 def _untrusted_taps(conn: Connection, boots: Iterable[Boot]) -> Iterator[Row[Any]]:
@@ -248,54 +240,17 @@ def _is_boot(boots: Sequence[Boot]) -> ColumnElement[bool]:
 
 
 def _samples(conn: Connection, rows: Sequence[Row[Any]]) -> dict[Boot, list[Sample]]:
-    """The trusted samples that can date the untrusted taps among `rows`, in order, by boot.
-
-    Of a boot: those between its first and last untrusted tap, and the next one on either side.
-    """
-    spans: dict[Boot, tuple[int, int]] = {}
-    for row in rows:
-        if not row.trusted:
-            boot = (row.device_id, row.boot_id)
-            low, high = spans.get(boot, (row.boottime_ms, row.boottime_ms))
-            spans[boot] = (min(low, row.boottime_ms), max(high, row.boottime_ms))
-    return {boot: _samples_of(conn, boot, *span) for boot, span in spans.items()}
-
-
-def _samples_of(conn: Connection, boot: Boot, low: int, high: int) -> list[Sample]:
-    same_boot = and_(s.epochs.c.device_id == boot[0], s.epochs.c.boot_id == boot[1])
-    every = (
-        select(s.entries.c.boottime_ms, s.entries.c.wall_ms)
-        .join(s.epochs, s.epochs.c.id == s.entries.c.epoch_id)
-        .where(same_boot, s.entries.c.trusted)
-        .union_all(
-            select(s.heartbeats.c.boottime_ms, s.heartbeats.c.wall_ms)
-            .join(s.epochs, _SAME_EPOCH)
-            .where(same_boot, s.heartbeats.c.trusted),
-            select(s.epochs.c.opened_boottime_ms, s.epochs.c.opened_wall_ms).where(
-                same_boot, s.epochs.c.opened_trusted
-            ),
-        )
-        .cte("every")
+    """What can date the untrusted taps among `rows`."""
+    return samples_of(
+        conn, (((row.device_id, row.boot_id), row.boottime_ms) for row in rows if not row.trusted)
     )
-    boottime = every.c.boottime_ms
-    below = select(func.max(boottime)).where(boottime < low).scalar_subquery()
-    above = select(func.min(boottime)).where(boottime > high).scalar_subquery()
-    rows = conn.execute(
-        select(boottime, func.min(every.c.wall_ms))
-        .where(or_(boottime.between(low, high), boottime == below, boottime == above))
-        .group_by(boottime)
-        .order_by(boottime)
-    )
-    return [Sample(*row) for row in rows]
 
 
 def _date(row: Row[Any], samples: dict[Boot, list[Sample]]) -> Dated:
     if row.trusted:
         return Dated(row.wall_ms, row.wall_ms)
-    known = samples[row.device_id, row.boot_id]
-    next_ = bisect_left(known, row.boottime_ms, key=lambda each: each.boottime_ms)
-    near = known[max(next_ - 1, 0) : next_ + 1]
-    return date(row.boottime_ms, near, None, row.received_ms)
+    boot = (row.device_id, row.boot_id)
+    return date_by(samples[boot], row.boottime_ms, row.received_ms)
 
 
 class _Dated:
