@@ -5,7 +5,6 @@ An unknown or mistaken setting is refused by name. Relative paths are relative t
 
 from pathlib import Path
 from typing import Any, Final, Self
-from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError, field_validator
 from pydantic_settings import (
@@ -39,28 +38,11 @@ class Settings(BaseSettings):
     """The broker, as edges reach it; the default is the same."""
     listen: str = "127.0.0.1:8000"
     """Address and port of pages and API."""
-    zone: str = "Asia/Shanghai"
-    """The district's time zone: decides which day a meeting is on."""
-
     @field_validator("mqtt", "edge_mqtt")
     @classmethod
     def _check_broker(cls, value: str) -> str:
         if value:
             Broker.parse(value)
-        return value
-
-    @field_validator("zone")
-    @classmethod
-    def _check_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (
-            ValueError,
-            OSError,
-        ) as error:  # a missing zone is a KeyError inside an OSError's kin
-            raise ValueError(f"{value!r} is no time zone, such as Asia/Shanghai") from error
-        except KeyError as error:
-            raise ValueError(f"{value!r} is no time zone, such as Asia/Shanghai") from error
         return value
 
     @field_validator("listen")
@@ -70,6 +52,12 @@ class Settings(BaseSettings):
         if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
             raise ValueError(f"{value!r} is not ADDRESS:PORT, such as 127.0.0.1:8000")
         return value
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """`listen` as host and port."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
 
     @property
     def database_url(self) -> str:

@@ -140,7 +140,7 @@ class Ingest:
     def _next_group(self) -> tuple[list[_Arrival], bool]:
         """Everything that waits, up to a bound; whether it is time to stop."""
         group: list[_Arrival] = []
-        timeout = DERIVE_AT_LEAST_EVERY_S
+        timeout = max(0.0, min(DERIVE_AT_LEAST_EVERY_S, self._derive_at - time.monotonic()))
         with contextlib.suppress(queue.Empty):
             while len(group) < MAX_GROUP:
                 arrival = (
