@@ -1,0 +1,319 @@
+"""The journal keeps what it said it has, and says what it cannot keep (P1, P6, P8)."""
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from edge import store
+from edge.store import (
+    Journal,
+    JournalBusyError,
+    JournalError,
+    JournalNewerError,
+    JournalReader,
+    NewTap,
+    Owner,
+)
+from protocol.batch import MAX_ITEMS, Parcel, seal_batch
+from protocol.credential import Assurance, Credential
+from protocol.identity import MAX_MESSAGE_BYTES, OpeningKey, SigningKey
+from protocol.journal import EpochHeader, Gap, ReaderUp, Stamp, Tap, chain_next, decode_entry
+from protocol.sealing import SubjectBox, unwrap_content_key
+
+HUB = OpeningKey.generate()
+OWNER = Owner(b"e" * 16, HUB.public)
+NOW = Stamp(5_000, 1_777_000_000_000, trusted=True)
+
+
+def uid(number: int) -> Credential:
+    return Credential("uid", "", f"{0x04_000000_000000 + number:014X}")
+
+
+def tap(number: int) -> NewTap:
+    return NewTap(NOW, "reader", Assurance.UID, uid(number))
+
+
+def begin(data: Path) -> Journal:
+    return Journal.open(data, OWNER, b"b" * 16, NOW)
+
+
+def numbers(data: Path) -> list[str]:
+    """The UIDs in the journal, as the hub would open them."""
+    reader = JournalReader(data)
+    found = []
+    for held in reader.epochs():
+        header = EpochHeader.decode(held.header)
+        key = unwrap_content_key(header.wrapped_key, HUB, header.edge, header.epoch)
+        box = SubjectBox(key, header.edge, header.epoch)
+        for seq, _, _, sealed in reader.entries(held.epoch):
+            if sealed is not None:
+                found.append(box.open(seq, sealed).value)
+    reader.close()
+    return found
+
+
+def test_what_was_appended_is_there_chained_and_only_the_hub_can_read_it(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    assert journal.append([tap(1), ReaderUp(NOW, "reader")]) == 3
+    assert journal.append([tap(2)]) == 4
+    digest = journal.digest
+    journal.close()
+    assert numbers(tmp_path) == [uid(1).value, uid(2).value]
+    reader = JournalReader(tmp_path)
+    [held] = reader.epochs()
+    assert (held.first, held.head, held.released) == (1, 4, 0)
+    assert reader.digest(held.epoch, 4) == digest
+    assert list(reader.problems()) == []
+    reader.close()
+    on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert uid(1).value.encode() not in on_disk
+    assert bytes.fromhex(uid(1).value) not in on_disk
+
+
+def test_files_are_the_owner_s_alone(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    journal = begin(data)
+    journal.append([tap(1)])
+    for path in [data, *data.iterdir()]:
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    journal.close()
+
+
+def test_each_opening_is_an_epoch_whose_parent_is_the_last_entry(tmp_path: Path) -> None:
+    first = begin(tmp_path)
+    first.append([tap(1)])
+    first.close()
+    second = begin(tmp_path)
+    second.close()
+    third = begin(tmp_path)
+    reader = JournalReader(tmp_path)
+    headers = [EpochHeader.decode(held.header) for held in reader.epochs()]
+    assert headers[0].parent is None
+    assert headers[1].parent is not None
+    assert (headers[1].parent.epoch, headers[1].parent.seq) == (first.epoch, 2)
+    assert headers[1].parent.digest == first.digest
+    assert headers[2].parent is not None
+    assert (headers[2].parent.epoch, headers[2].parent.digest) == (second.epoch, second.digest)
+    assert list(reader.problems()) == []
+    reader.close()
+    third.close()
+
+
+def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    with pytest.raises(JournalBusyError, match="another shuaka-edge"):
+        begin(tmp_path)
+    journal.close()
+    begin(tmp_path).close()
+
+
+def test_a_later_version_s_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
+    begin(tmp_path).close()
+    db = sqlite3.connect(tmp_path / store.FILE_NAME)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    before = (tmp_path / store.FILE_NAME).read_bytes()
+    with pytest.raises(JournalNewerError, match="later version"):
+        begin(tmp_path)
+    assert (tmp_path / store.FILE_NAME).read_bytes() == before
+    assert not list(tmp_path.glob("*damaged*"))
+
+
+def test_another_program_s_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / store.FILE_NAME)
+    db.execute("CREATE TABLE theirs (x)")
+    db.close()
+    with pytest.raises(JournalError, match="another program"):
+        begin(tmp_path)
+    db = sqlite3.connect(tmp_path / store.FILE_NAME)
+    assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
+    db.close()
+
+
+def test_a_file_that_is_no_database_is_set_aside_and_recording_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / store.FILE_NAME).write_bytes(b"not a database at all" * 500)
+    journal = begin(tmp_path)
+    journal.append([tap(1)])
+    journal.close()
+    [aside] = tmp_path.glob("*.damaged-1")
+    assert aside.read_bytes().startswith(b"not a database")
+    assert numbers(tmp_path) == [uid(1).value]
+
+
+def test_a_write_that_fails_says_so_and_a_reopened_journal_goes_on(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    journal.append([tap(1)])
+    journal._db.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(JournalError, match="full"):
+        for _ in range(200):
+            journal.append([tap(2)] * 20)
+    journal.close()
+    again = begin(tmp_path)
+    again.append([tap(3)])
+    again.close()
+    kept = numbers(tmp_path)
+    assert kept[0] == uid(1).value
+    assert kept[-1] == uid(3).value
+    assert len([n for n in kept if n == uid(2).value]) % 20 == 0
+    reader = JournalReader(tmp_path)
+    assert list(reader.problems()) == []
+    reader.close()
+
+
+def test_batches_fit_into_a_message_and_cover_everything(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    journal.append([tap(number) for number in range(1200)])
+    reader = JournalReader(tmp_path)
+    key = SigningKey.generate()
+    first, items = 1, 0
+    while first <= journal.head:
+        batch, subjects = reader.batch(journal.epoch, first, journal.head)
+        payload = seal_batch(batch, key, subjects)
+        assert len(payload) <= MAX_MESSAGE_BYTES
+        Parcel.decode(payload)
+        assert len(batch.items) <= MAX_ITEMS
+        items += len(batch.items)
+        first = batch.last + 1
+    assert items == journal.head
+    reader.close()
+    journal.close()
+
+
+def _damage(data: Path, statement: str) -> None:
+    db = sqlite3.connect(data / store.FILE_NAME)
+    db.execute(statement)
+    db.commit()
+    db.close()
+
+
+def test_a_rotten_entry_is_stated_as_a_gap_and_the_others_flow(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    journal.append([tap(number) for number in range(4)])
+    journal.close()
+    _damage(tmp_path, "UPDATE entries SET entry = zeroblob(40) WHERE seq = 3")
+    reader = JournalReader(tmp_path)
+    batch, subjects = reader.batch(journal.epoch, 1, 5)
+    assert [isinstance(item, Gap) for item in batch.items] == [False, False, True, False, False]
+    assert len(subjects) == 3
+    assert any("entry 3" in problem for problem in reader.problems())
+    reader.close()
+
+
+def test_a_rotten_digest_costs_no_entry(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    journal.append([tap(number) for number in range(4)])
+    journal.close()
+    _damage(tmp_path, "UPDATE entries SET digest = zeroblob(32) WHERE seq = 3")
+    reader = JournalReader(tmp_path)
+    batch, subjects = reader.batch(journal.epoch, 1, 5)
+    assert not any(isinstance(item, Gap) for item in batch.items)
+    assert len(subjects) == 4
+    reader.close()
+
+
+def test_a_rotten_subject_is_withheld_and_its_tap_still_sent(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    journal.append([tap(1), tap(2)])
+    journal.close()
+    _damage(tmp_path, "UPDATE entries SET sealed = zeroblob(92) WHERE seq = 2")
+    reader = JournalReader(tmp_path)
+    batch, subjects = reader.batch(journal.epoch, 1, 3)
+    assert batch.withheld == (2,)
+    assert len(subjects) == 1
+    reader.close()
+
+
+def test_only_what_has_a_receipt_is_pruned_and_the_chain_still_verifies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "KEEP_RELEASED", 5)
+    first = begin(tmp_path)
+    first.append([tap(number) for number in range(20)])
+    first.close()
+    journal = begin(tmp_path)
+    journal.append([tap(number) for number in range(20, 30)])
+    journal.release(first.epoch, 12)
+    assert journal.flush() == [(first.epoch, 8)]
+    reader = JournalReader(tmp_path)
+    old, new = reader.epochs()
+    assert (old.first, old.head, old.released) == (8, 21, 12)
+    assert (new.first, new.head, new.released) == (1, 11, 0)
+    assert list(reader.problems()) == []
+    batch, _ = reader.batch(first.epoch, 8, 21)
+    digest = batch.previous
+    for item in batch.items:
+        assert isinstance(item, bytes)
+        digest = chain_next(digest, item)
+    assert digest == first.digest
+    journal.new_generation(7)
+    assert reader.generation() == 7
+    assert all(held.released == 0 for held in reader.epochs())
+    reader.close()
+    journal.close()
+
+
+def test_released_again_is_harmless_and_never_goes_back(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    journal.append([tap(1), tap(2)])
+    journal.release(journal.epoch, 3)
+    journal.release(journal.epoch, 2)
+    journal.flush()
+    reader = JournalReader(tmp_path)
+    assert reader.epochs()[0].released == 3
+    reader.close()
+    journal.close()
+
+
+def test_reading_where_there_is_no_journal_says_so(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="no journal yet"):
+        JournalReader(tmp_path)
+
+
+def test_every_append_that_returned_survives_sigkill(tmp_path: Path) -> None:
+    """P1: a writer is killed in mid-stride; what it reported is in the journal."""
+    script = textwrap.dedent(
+        """
+        import sys
+        from tests.edge.test_store import begin, tap
+        from pathlib import Path
+        journal = begin(Path(sys.argv[1]))
+        start = int(sys.argv[2])
+        for number in range(start, start + 100000):
+            journal.append([tap(number)])
+            print(number, flush=True)
+        """
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    reported: list[int] = []
+    for round_ in range(4):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path), str(round_ * 100_000)],
+            stdout=subprocess.PIPE,
+            env=env,
+            text=True,
+        )
+        assert writer.stdout is not None
+        for line in writer.stdout:
+            reported.append(int(line))
+            if len(reported) % 97 == 96:
+                break
+        writer.kill()
+        reported += [int(line) for line in writer.stdout.read().split()]
+        writer.wait()
+        writer.stdout.close()
+    reader = JournalReader(tmp_path)
+    taps = sum(
+        isinstance(decode_entry(entry), Tap)
+        for held in reader.epochs()
+        for _, entry, _, _ in reader.entries(held.epoch)
+    )
+    assert list(reader.problems()) == []
+    assert taps >= len(reported)
+    assert taps <= len(reported) + 4  # at most the one in hand at each kill
+    reader.close()
