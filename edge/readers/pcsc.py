@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, assert_never
 
 import msgspec
@@ -62,6 +62,7 @@ _SILENCE_S: Final = 8.0
 """A worker gives a sign of life every two seconds; starting one takes a second on a small Pi."""
 _FIRST_BACK_OFF_S: Final = 0.25
 _LONGEST_BACK_OFF_S: Final = 4.0
+_LONG_LIFE_S: Final = 30.0
 _STOP_S: Final = 3.0
 _MAX_LINE: Final = 65536
 
@@ -128,7 +129,6 @@ class PcscReaders:
             try:
                 while (line := process.line(time.monotonic() + _SILENCE_S)) is not None:
                     self._listed(line)
-                    back_off.reset()
                 what = "the listing of readers does not answer"
             except _WorkerEnded as ended:
                 what = f"the listing of readers ended ({ended})"
@@ -137,7 +137,7 @@ class PcscReaders:
             if self._listing.stopped:
                 return
             self._troubled(f"{what}; it is started anew")
-            self._listing.wait(back_off.next_s())
+            self._listing.wait(back_off.after(process))
 
     def _listed(self, line: AnyLine) -> None:
         match line:
@@ -208,7 +208,7 @@ class _Reader:
             if process is None:
                 break
             try:
-                down, what = self._follow(process, back_off)
+                down, what = self._follow(process)
             except _WorkerEnded as ended:
                 down, what = Down.FAILED, f"its worker process ended ({ended})"
                 self._unread(Unreadable.BAD_ANSWER)
@@ -218,17 +218,16 @@ class _Reader:
                 break
             if down is not None:
                 self._down(down, f"{what}; it is started anew")
-                self._keeper.wait(back_off.next_s())
+                self._keeper.wait(back_off.after(process))
         self._down(Down.UNPLUGGED, explain(NO_READERS))
 
-    def _follow(self, process: "_Process", back_off: "_BackOff") -> tuple[Down | None, str]:
+    def _follow(self, process: "_Process") -> tuple[Down | None, str]:
         """Takes lines until one is overdue; then (why the reader is down, in words), or None
         where only the card was at fault.
         """
         self._deadline = time.monotonic() + _SILENCE_S
         while (line := process.line(self._deadline)) is not None:
             self._take(line)
-            back_off.reset()
         if self._open is None:
             return Down.NOT_ANSWERING, "its worker process does not answer"
         process.end()
@@ -381,18 +380,20 @@ class _Process:
 
     def __init__(self, command: list[str]) -> None:
         self._popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.began = time.monotonic()
         assert self._popen.stdout is not None  # noqa: S101 - it is a pipe
         self._output = self._popen.stdout.fileno()
         self._poll = select.poll()
         self._poll.register(self._output, select.POLLIN)
-        self._decoder = msgspec.json.Decoder(AnyLine)
-        self._lines: deque[AnyLine] = deque()
+        self._decoder: msgspec.json.Decoder[AnyLine] = msgspec.json.Decoder(AnyLine)
+        self._lines: deque[bytes] = deque()
         self._partial = b""
 
     def line(self, deadline: float) -> AnyLine | None:
         """The next line; None when there is none by `deadline` (monotonic, seconds).
 
-        What has already arrived is given also after the deadline. _WorkerEnded at the end.
+        What has already arrived is given also after the deadline. _WorkerEnded at the end, and at
+        a line that is none.
         """
         while not self._lines:
             wait_s = max(0.0, deadline - time.monotonic())
@@ -400,11 +401,12 @@ class _Process:
                 return None
             if not self._fetch():
                 raise _WorkerEnded(self._status())
-        return self._lines.popleft()
+        return self._decode(self._lines.popleft())
 
-    def rest(self) -> list[AnyLine]:
+    def rest(self) -> Iterator[AnyLine]:
         """Lines that an ended worker left behind."""
-        return list(self._lines)
+        while self._lines:
+            yield self._decode(self._lines.popleft())
 
     def kill(self) -> None:
         self._popen.kill()
@@ -414,10 +416,7 @@ class _Process:
         self._popen.kill()
         if self._popen.stdout is None or self._popen.stdout.closed:
             return
-        try:
-            while self._fetch():
-                pass
-        except _WorkerEnded:
+        while self._fetch():
             pass
         self._popen.wait()
         self._popen.stdout.close()
@@ -425,15 +424,20 @@ class _Process:
             self._popen.stdin.close()
 
     def _fetch(self) -> bool:
+        """Takes in what there is; False at the end. A line without end is cut into lines."""
         chunk = os.read(self._output, _MAX_LINE)
         *whole, self._partial = (self._partial + chunk).split(b"\n")
+        self._lines.extend(whole)
+        if len(self._partial) > _MAX_LINE:
+            self._lines.append(self._partial)
+            self._partial = b""
+        return bool(chunk)
+
+    def _decode(self, line: bytes) -> AnyLine:
         try:
-            self._lines.extend(map(self._decoder.decode, whole))
+            return self._decoder.decode(line)
         except msgspec.MsgspecError as error:
             raise _WorkerEnded("it sent a line that is none") from error
-        if len(self._partial) > _MAX_LINE:
-            raise _WorkerEnded("it sent an endless line")
-        return bool(chunk)
 
     def _status(self) -> str:
         try:
@@ -453,5 +457,8 @@ class _BackOff:
         pause, self._pause_s = self._pause_s, min(self._pause_s * 2, _LONGEST_BACK_OFF_S)
         return pause
 
-    def reset(self) -> None:
-        self._pause_s = _FIRST_BACK_OFF_S
+    def after(self, process: _Process) -> float:
+        """The pause after `process` failed; the first one again if it had lived for long."""
+        if time.monotonic() - process.began > _LONG_LIFE_S:
+            self._pause_s = _FIRST_BACK_OFF_S
+        return self.next_s()
