@@ -163,7 +163,11 @@ class Hello:
         held: list[tuple[bytes, int, int]] = []
         for value in fields.array("held", MAX_HELD_EPOCHS):
             each = cbor.Fields(value, "held epoch", 3)
-            held.append((each.octets("epoch", ID_BYTES), each.uint("first"), each.uint("last")))
+            epoch = each.octets("epoch", ID_BYTES)
+            first, last = each.uint("first"), each.uint("last")
+            if not 1 <= first <= last:
+                raise RemoteError(Reason.MALFORMED, f"hello: holds {first} to {last}")
+            held.append((epoch, first, last))
         return cls(header, tuple(held))
 
 

@@ -13,6 +13,7 @@ import cbor2
 from protocol.errors import Reason, RemoteError
 
 MAX_DEPTH: Final = 8
+MAX_DETAIL_CHARS: Final = 200
 
 Value: TypeAlias = Any
 """A decoded CBOR value whose type the fields below check one by one."""
@@ -49,7 +50,9 @@ def _read(stream: BytesIO, what: str) -> Value:
     except RemoteError:
         raise
     except Exception as error:  # the decoder's own, and what a hostile value makes Python raise
-        raise RemoteError(Reason.MALFORMED, f"{what} is not CBOR as expected: {error}") from error
+        # a decoder's message may quote what it read, at any length
+        detail = f"{what} is not CBOR as expected: {error}"[:MAX_DETAIL_CHARS]
+        raise RemoteError(Reason.MALFORMED, detail) from error
 
 
 class Fields:

@@ -7,6 +7,7 @@ receipt can never pass for a batch and another algorithm (SM2) can follow.
 
 import hashlib
 import hmac
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
@@ -121,21 +122,23 @@ class Signed:
             raise RemoteError(Reason.OVERSIZE, f"{len(data)} bytes")
         fields = cbor.Fields(cbor.decode(data, what), what, 4)
         protected = fields.octets("protected header", 1, 128)
-        fields.any()
+        if type(fields.any()) is not dict:
+            raise RemoteError(Reason.MALFORMED, f"{what}: unprotected header is not a map")
         payload = fields.octets("payload", 0, MAX_MESSAGE_BYTES)
         signature = fields.octets("signature", 0, 128)
         header = cbor.decode(protected, "protected header")
         if type(header) is not dict:
             raise RemoteError(Reason.MALFORMED, "protected header is not a map")
         kind = header.get(HEADER_TYPE)
-        parts = kind.split("/") if type(kind) is str else []
-        if len(parts) != 3 or parts[0] != "shuaka" or not parts[1].isascii():
+        parts = re.fullmatch(r"shuaka/([0-9]+)/([^/]+)", kind) if type(kind) is str else None
+        if parts is None:
             raise RemoteError(Reason.WRONG_TYPE, f"type {kind!r} is not of this project")
         if parts[1] != str(VERSION):
-            raise RemoteError(Reason.FUTURE_VERSION, f"{kind} is not of version {VERSION}")
+            raise RemoteError(Reason.FUTURE_VERSION, f"{kind!r} is not of version {VERSION}")
         if parts[2] != expected:
-            raise RemoteError(Reason.WRONG_TYPE, f"{kind} where a {expected} belongs")
-        if header.get(HEADER_ALGORITHM) != ALGORITHM_ED25519:
+            raise RemoteError(Reason.WRONG_TYPE, f"{kind!r} where a {expected} belongs")
+        algorithm = header.get(HEADER_ALGORITHM)
+        if type(algorithm) is not int or algorithm != ALGORITHM_ED25519:
             raise RemoteError(Reason.FUTURE_VERSION, "signed by an algorithm not known here")
         signer = header.get(HEADER_KEY_ID)
         if type(signer) is not bytes or len(signer) != KEY_ID_BYTES:

@@ -85,6 +85,7 @@ Entry = Tap | ClockSample | ReaderUp | ReaderDown
 
 
 def encode_entry(entry: Entry) -> bytes:
+    """The bytes for the journal; LocalError if a hub could not read them, because of a limit."""
     match entry:
         case Tap(at, reader, assurance, subject):
             tail: list[object] = [reader, int(assurance), subject]
@@ -96,9 +97,12 @@ def encode_entry(entry: Entry) -> bytes:
             tail = [reader, reason]
         case _:
             assert_never(entry)
-    encoded = cbor.encode([entry.KIND, at.boottime_ms, at.wall_ms, at.trusted, *tail])
-    if len(encoded) > MAX_ENTRY_BYTES:
-        raise LocalError(f"an entry of {len(encoded)} bytes")
+    # What is written stays: an entry that breaks a limit would be kept for ever and never count.
+    try:
+        encoded = cbor.encode([entry.KIND, at.boottime_ms, at.wall_ms, at.trusted, *tail])
+        decode_entry(encoded)
+    except (RemoteError, UnicodeEncodeError) as error:
+        raise LocalError(f"this cannot be written: {error}") from error
     return encoded
 
 

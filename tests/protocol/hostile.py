@@ -355,7 +355,7 @@ class World:
             return
         batch = Batch.decode(data)
         links = tuple(link(batch.first, batch.previous, batch.items))
-        key = epoch if self._key_by_epoch else b"any"
+        key = epoch if self._key_by_epoch else next(iter(self.database.epochs), epoch)
         stored = self.database.epochs.get(key) or Stored(Mark(0, chain_start(batch.header_bytes)))
         before = deepcopy(stored)
         try:
