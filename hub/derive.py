@@ -28,10 +28,12 @@ from sqlalchemy import (
     select,
     text,
     tuple_,
+    union_all,
     update,
 )
 
 from hub.domain.attendance import (
+    MINUTE_MS,
     Calendar,
     CheckIn,
     Meeting,
@@ -51,6 +53,9 @@ from protocol.timekeeping import Dated, Sample
 
 CHUNK: Final = 5000
 """How many keys one statement names at most: both databases take some 32,000."""
+
+FOLLOWED_MS: Final = 24 * 60 * MINUTE_MS
+"""How long after its end a meeting's page follows what its devices send."""
 
 _REBUILD_TAPS: Final = 20_000
 _LOCK: Final = 0x64657269  # an arbitrary key for PostgreSQL's advisory lock
@@ -92,6 +97,7 @@ def derive_batch(conn: Connection, limit: int = 200) -> Step:
     for row in _untrusted_taps(conn, _boots(conn, batch_ids, heartbeat_ids)):
         rows[row.epoch_id, row.seq] = row
     changed, meetings = _derive(conn, list(rows.values()))
+    meetings |= _followed(conn, batch_ids, heartbeat_ids)
     for table, ids in ((s.batches, batch_ids), (s.heartbeats, heartbeat_ids)):
         for part in _chunks(ids):
             conn.execute(update(table).where(table.c.id.in_(part)).values(derived=True))
@@ -320,6 +326,31 @@ def _touched(conn: Connection, points: Iterable[tuple[int, int]]) -> set[int]:
             if first < len(times) and times[first] <= row.ends_ms:
                 found.add(row.id)
     return found
+
+
+def _followed(conn: Connection, batch_ids: Sequence[int], heartbeat_ids: Sequence[int]) -> set[int]:
+    """The meetings whose completeness somebody may be watching as these come in."""
+    heard = union_all(
+        select(s.epochs.c.device_id, s.batches.c.received_ms)
+        .join(s.epochs, s.epochs.c.id == s.batches.c.epoch_id)
+        .where(s.batches.c.id.in_(batch_ids)),
+        select(s.heartbeats.c.device_id, s.heartbeats.c.received_ms).where(
+            s.heartbeats.c.id.in_(heartbeat_ids)
+        ),
+    ).subquery("heard")
+    m = s.meetings.c
+    return set(
+        conn.scalars(
+            select(m.id)
+            .join(s.placements, s.placements.c.venue_id == m.venue_id)
+            .join(heard, heard.c.device_id == s.placements.c.device_id)
+            .where(
+                m.opens_ms <= heard.c.received_ms,
+                m.ends_ms >= heard.c.received_ms - FOLLOWED_MS,
+            )
+            .distinct()
+        )
+    )
 
 
 def _calendar(conn: Connection, meeting_ids: Iterable[int]) -> Calendar:

@@ -1,0 +1,767 @@
+"""What people ask: the attendance of a meeting, a member, an organisation's sub-tree.
+
+Promises: every function takes a `scope`, the organisation whose sub-tree the asker may see, and
+gives None for anything outside of it, just as for what does not exist; `EVERYTHING` must be said.
+Reads only; each answer is of frozen dataclasses with texts, numbers and tuples, ready for JSON.
+Terms are their identifiers, and have `.zh`.
+
+Who may see what: a meeting, if its organisation lies in the scope; a member, if a membership that
+overlaps the time asked for does. Of a member's meetings elsewhere, those are shown at which the
+member belonged to the scope at the time. A guest from outside of the scope is a branch's name and
+nothing else.
+
+`name` arguments are a code or a public id. Periods `[from_ms, to_ms)` are of meetings' starts.
+"""
+
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Literal
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    and_,
+    case,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+)
+
+from hub.domain.attendance import (
+    CoveringDevice,
+    device_words,
+    expected_body,
+    pending_reasons,
+    verdict_without_tap,
+)
+from hub.domain.completeness import (
+    Completeness,
+    Epoch,
+    Hole,
+    Parent,
+    Statement,
+    completeness,
+)
+from hub.domain.terms import Body, MeetingKind, OrgKind, Outcome, Verdict
+from hub.store import schema as s
+from hub.store.clocks import SAME_EPOCH, date_by, samples_of
+
+
+class Everything(Enum):
+    """The scope of whoever works on the hub's own machine."""
+
+    EVERYTHING = "EVERYTHING"
+
+
+EVERYTHING: Final = Everything.EVERYTHING
+Scope = int | Literal[Everything.EVERYTHING]
+"""An organisation's id, for it and all below it; or EVERYTHING."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An organisation or a venue."""
+
+    public_id: str
+    code: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeetingHead:
+    """What a meeting is."""
+
+    public_id: str
+    code: str
+    title: str
+    kind: MeetingKind
+    organisation: Named
+    venue: Named
+    opens_ms: int
+    starts_ms: int
+    ends_ms: int
+    grace_minutes: int
+    cancelled: bool
+    change: int
+    """Grows whenever anything of the meeting may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The figures of a meeting, or their sums."""
+
+    expected: int
+    """应到"""
+    present: int
+    """实到: those of the expected who came, in time or late."""
+    late: int
+    """迟到"""
+    not_seen: int
+    """未见: expected, no tap, and the meeting is not over."""
+    pending: int
+    """待定: expected, no tap, and nothing is concluded."""
+    guests: int
+    """列席"""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A member; of a guest from outside of the scope only `branch` is known."""
+
+    public_id: str | None
+    code: str | None
+    name: str | None
+    branch: str | None
+    """Name of the organisation that the member belonged to at the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttendanceRow:
+    """One person of a meeting."""
+
+    person: Person
+    verdict: Verdict
+    at_ms: int | None
+    """Of the earliest tap that counts."""
+    taps: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """A device that covers a meeting, and through which time its record is complete."""
+
+    public_id: str
+    name: str
+    complete: bool
+    """Whether nothing of the meeting's window can be missing."""
+    through_ms: int | None
+    last_contact_ms: int | None
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeetingAttendance:
+    """A meeting with everybody it concerns."""
+
+    meeting: MeetingHead
+    counts: Counts
+    rows: tuple[AttendanceRow, ...]
+    """The expected by code, then the guests by time."""
+    devices: tuple[DeviceState, ...]
+    unmatched: int
+    """Taps in the window, at the venue, of cards that are bound to nobody."""
+    unplaced: int
+    """Taps there of members who belong to none of several open meetings."""
+    undated: int
+    """Taps of the covering devices that may have been in the window: their time is not known."""
+    reasons: tuple[str, ...]
+    """Why those without a tap are not concluded to be absent; empty where there are none."""
+    as_of_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeetingCounts:
+    """A meeting in a list."""
+
+    meeting: MeetingHead
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class OrganisationAttendance:
+    """The meetings of a sub-tree in a period, by start."""
+
+    organisation: Named
+    meetings: tuple[MeetingCounts, ...]
+    totals: Counts
+    """Sums over the meetings that were not cancelled: 人次, not people."""
+    as_of_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberMeeting:
+    """A member at one meeting."""
+
+    meeting: MeetingHead
+    verdict: Verdict
+    at_ms: int | None
+    taps: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberAttendance:
+    """A member's meetings in a period, by start."""
+
+    member: Person
+    meetings: tuple[MemberMeeting, ...]
+    as_of_ms: int
+
+
+# --- Scope: the one place ---------------------------------------------------------------------
+
+
+def subtree(organisation_id: int) -> CTE:
+    """A recursive CTE with one column `id`: the organisation and everything below it."""
+    below = select(literal(organisation_id, s.organisations.c.id.type).label("id")).cte(
+        "subtree", recursive=True
+    )
+    child = s.organisations.alias("child")
+    # UNION, not UNION ALL: it ends even if a circle was ever written.
+    return below.union(select(child.c.id).join(below, child.c.parent_id == below.c.id))
+
+
+def within(scope: Scope, organisation_id: ColumnElement[Any]) -> ColumnElement[bool]:
+    """The condition that an organisation lies in the scope."""
+    if isinstance(scope, Everything):
+        return literal(value=True)
+    return organisation_id.in_(select(subtree(scope).c.id))
+
+
+# --- Meetings ---------------------------------------------------------------------------------
+
+
+def meeting_attendance(
+    conn: Connection, scope: Scope, name: str, now_ms: int, zone: ZoneInfo
+) -> MeetingAttendance | None:
+    """Everything that is known of a meeting; times in words are in `zone`."""
+    row = conn.execute(
+        _MEETINGS.where(_is_named(s.meetings, name), within(scope, s.meetings.c.organisation_id))
+    ).one_or_none()
+    if row is None:
+        return None
+    devices = _covering(conn, row)
+    rows = () if row.cancelled else _people(conn, scope, row, now_ms)
+    counts = _count(rows)
+    outcomes = _outcomes(conn, row)
+    return MeetingAttendance(
+        meeting=_head(row),
+        counts=counts,
+        rows=rows,
+        devices=tuple(_state(each, public_id, row, zone) for public_id, each in devices.values()),
+        unmatched=outcomes[Outcome.UNMATCHED],
+        unplaced=outcomes[Outcome.UNPLACED],
+        undated=_undated(conn, row, devices),
+        reasons=pending_reasons(
+            row.opens_ms, row.ends_ms, [each for _, each in devices.values()], zone
+        )
+        if counts.not_seen or counts.pending
+        else (),
+        as_of_ms=now_ms,
+    )
+
+
+def meeting_change(conn: Connection, scope: Scope, name: str) -> int | None:
+    """The meeting's change number: when it grows, there is something new to show."""
+    change: int | None = conn.scalar(
+        select(s.meetings.c.change).where(
+            _is_named(s.meetings, name), within(scope, s.meetings.c.organisation_id)
+        )
+    )
+    return change
+
+
+def organisation_attendance(
+    conn: Connection, scope: Scope, name: str, from_ms: int, to_ms: int, now_ms: int
+) -> OrganisationAttendance | None:
+    """The meetings of an organisation and all below it, with their figures."""
+    o = s.organisations.c
+    organisation = conn.execute(
+        select(o.id, o.public_id, o.code, o.name).where(
+            _is_named(s.organisations, name), within(scope, o.id)
+        )
+    ).one_or_none()
+    if organisation is None:
+        return None
+    asked = and_(
+        within(organisation.id, s.meetings.c.organisation_id),
+        s.meetings.c.starts_ms >= from_ms,
+        s.meetings.c.starts_ms < to_ms,
+    )
+    expected = {
+        row.id: row.expected
+        for row in conn.execute(
+            select(
+                s.meetings.c.id, func.count(s.memberships.c.member_id.distinct()).label("expected")
+            )
+            .join(s.memberships, _IS_EXPECTED)
+            .where(asked)
+            .group_by(s.meetings.c.id)
+        )
+    }
+    seen: dict[int, Counter[Verdict]] = defaultdict(Counter)
+    for row in conn.execute(
+        select(s.check_ins.c.meeting_id, s.check_ins.c.verdict, func.count().label("people"))
+        .join(s.meetings, s.meetings.c.id == s.check_ins.c.meeting_id)
+        .where(asked)
+        .group_by(s.check_ins.c.meeting_id, s.check_ins.c.verdict)
+    ):
+        seen[row.meeting_id][Verdict(row.verdict)] = row.people
+    meetings = tuple(
+        MeetingCounts(
+            _head(row),
+            _NOBODY
+            if row.cancelled
+            else _counts(expected.get(row.id, 0), seen[row.id], row.ends_ms, now_ms),
+        )
+        for row in conn.execute(
+            _MEETINGS.where(asked).order_by(s.meetings.c.starts_ms, s.meetings.c.code)
+        )
+    )
+    return OrganisationAttendance(
+        Named(str(organisation.public_id), organisation.code, organisation.name),
+        meetings,
+        _sum(each.counts for each in meetings),
+        now_ms,
+    )
+
+
+# --- Members ----------------------------------------------------------------------------------
+
+
+def member_attendance(
+    conn: Connection, scope: Scope, name: str, from_ms: int, to_ms: int, now_ms: int
+) -> MemberAttendance | None:
+    """Where a member was expected, and where else the member came."""
+    m = s.memberships.c
+    member = conn.execute(
+        select(s.members).where(
+            _is_named(s.members, name),
+            s.members.c.id.in_(
+                select(m.member_id).where(
+                    within(scope, m.organisation_id),
+                    m.valid_from_ms < to_ms,
+                    or_(m.valid_to_ms.is_(None), m.valid_to_ms > from_ms),
+                )
+            )
+            if scope is not EVERYTHING
+            else literal(value=True),
+        )
+    ).one_or_none()
+    if member is None:
+        return None
+    is_expected = (
+        select(m.id).where(m.member_id == member.id, _IS_EXPECTED).correlate(s.meetings).exists()
+    )
+    belonged = (
+        select(m.id)
+        .where(
+            m.member_id == member.id,
+            within(scope, m.organisation_id),
+            _holds(s.memberships, s.meetings.c.starts_ms),
+        )
+        .correlate(s.meetings)
+        .exists()
+    )
+    c = s.check_ins.c
+    meetings = tuple(
+        MemberMeeting(
+            _head(row),
+            verdict_without_tap(row.ends_ms, now_ms)
+            if row.verdict is None
+            else Verdict(row.verdict),
+            row.at_ms,
+            row.taps or 0,
+        )
+        for row in conn.execute(
+            _MEETINGS.add_columns(c.verdict, c.at_ms, c.taps)
+            .outerjoin(s.check_ins, and_(c.meeting_id == s.meetings.c.id, c.member_id == member.id))
+            .where(
+                s.meetings.c.starts_ms >= from_ms,
+                s.meetings.c.starts_ms < to_ms,
+                ~s.meetings.c.cancelled,
+                or_(c.verdict.is_not(None), is_expected),
+                or_(within(scope, s.meetings.c.organisation_id), belonged),
+            )
+            .order_by(s.meetings.c.starts_ms, s.meetings.c.code)
+        )
+    )
+    branch = _branches(conn, [member.id], min(now_ms, to_ms - 1)).get(member.id)
+    return MemberAttendance(
+        Person(str(member.public_id), member.code, member.name, branch), meetings, now_ms
+    )
+
+
+# --- Helpers ----------------------------------------------------------------------------------
+
+_NOBODY: Final = Counts(0, 0, 0, 0, 0, 0)
+
+_MEETINGS: Final[Select[Any]] = (
+    select(
+        s.meetings,
+        s.organisations.c.public_id.label("organisation_public_id"),
+        s.organisations.c.code.label("organisation_code"),
+        s.organisations.c.name.label("organisation_name"),
+        s.venues.c.public_id.label("venue_public_id"),
+        s.venues.c.code.label("venue_code"),
+        s.venues.c.name.label("venue_name"),
+    )
+    .join(s.organisations, s.organisations.c.id == s.meetings.c.organisation_id)
+    .join(s.venues, s.venues.c.id == s.meetings.c.venue_id)
+)
+
+
+def _is_named(table: Table, name: str) -> ColumnElement[bool]:
+    try:
+        public_id = uuid.UUID(name)
+    except ValueError:
+        return table.c.code == name
+    return or_(table.c.code == name, table.c.public_id == public_id)
+
+
+def _holds(table: Table, at_ms: ColumnElement[int] | int) -> ColumnElement[bool]:
+    return and_(
+        table.c.valid_from_ms <= at_ms,
+        or_(table.c.valid_to_ms.is_(None), table.c.valid_to_ms > at_ms),
+    )
+
+
+# The rule of `hub.domain.attendance.expected`, as a join of `memberships` to `meetings`.
+_IS_EXPECTED: Final = and_(
+    s.memberships.c.organisation_id == s.meetings.c.organisation_id,
+    s.memberships.c.body
+    == case(
+        {kind.value: expected_body(kind).value for kind in MeetingKind}, value=s.meetings.c.kind
+    ),
+    _holds(s.memberships, s.meetings.c.starts_ms),
+)
+
+
+def _head(row: Row[Any]) -> MeetingHead:
+    return MeetingHead(
+        str(row.public_id),
+        row.code,
+        row.title,
+        MeetingKind(row.kind),
+        Named(str(row.organisation_public_id), row.organisation_code, row.organisation_name),
+        Named(str(row.venue_public_id), row.venue_code, row.venue_name),
+        row.opens_ms,
+        row.starts_ms,
+        row.ends_ms,
+        row.grace_minutes,
+        row.cancelled,
+        row.change,
+    )
+
+
+def _people(
+    conn: Connection, scope: Scope, meeting: Row[Any], now_ms: int
+) -> tuple[AttendanceRow, ...]:
+    m = s.members.c
+    check_ins = {
+        row.member_id: row
+        for row in conn.execute(select(s.check_ins).where(s.check_ins.c.meeting_id == meeting.id))
+    }
+    expected = set(
+        conn.scalars(
+            select(s.memberships.c.member_id)
+            .join(s.meetings, _IS_EXPECTED)
+            .where(s.meetings.c.id == meeting.id)
+        )
+    )
+    ids = sorted(expected | check_ins.keys())
+    people = {
+        row.id: row
+        for part in _chunks(ids)
+        for row in conn.execute(select(m.id, m.public_id, m.code, m.name).where(m.id.in_(part)))
+    }
+    branches = _branches(conn, ids, meeting.starts_ms)
+    known = expected | _belonging(conn, scope, ids, meeting.starts_ms)
+    rows: list[tuple[Any, AttendanceRow]] = []
+    for member_id in ids:
+        person, seen = people[member_id], check_ins.get(member_id)
+        branch = branches.get(member_id)
+        verdict = (
+            verdict_without_tap(meeting.ends_ms, now_ms) if seen is None else Verdict(seen.verdict)
+        )
+        row = AttendanceRow(
+            Person(str(person.public_id), person.code, person.name, branch)
+            if member_id in known
+            else Person(None, None, None, branch),
+            verdict,
+            None if seen is None else seen.at_ms,
+            0 if seen is None else seen.taps,
+        )
+        is_guest = verdict is Verdict.GUEST
+        rows.append(((is_guest, row.at_ms or 0 if is_guest else 0, person.code), row))
+    return tuple(row for _, row in sorted(rows, key=lambda each: each[0]))
+
+
+def _belonging(conn: Connection, scope: Scope, member_ids: Sequence[int], at_ms: int) -> set[int]:
+    """Those of the members who belong to the scope at that time."""
+    m = s.memberships.c
+    return {
+        member_id
+        for part in _chunks(member_ids)
+        for member_id in conn.scalars(
+            select(m.member_id).where(
+                m.member_id.in_(part),
+                within(scope, m.organisation_id),
+                _holds(s.memberships, at_ms),
+            )
+            if scope is not EVERYTHING
+            else select(s.members.c.id).where(s.members.c.id.in_(part))
+        )
+    }
+
+
+def _branches(conn: Connection, member_ids: Sequence[int], at_ms: int) -> dict[int, str]:
+    """The name of the organisation, other than a group, that each member belongs to then."""
+    m, o = s.memberships.c, s.organisations.c
+    found: dict[int, str] = {}
+    for part in _chunks(member_ids):
+        for row in conn.execute(
+            select(m.member_id, o.name)
+            .join(s.organisations, o.id == m.organisation_id)
+            .where(
+                m.member_id.in_(part),
+                m.body == Body.MEMBER.value,
+                o.kind != OrgKind.GROUP.value,
+                _holds(s.memberships, at_ms),
+            )
+            # Of several the branch, then the one that came last.
+            .order_by(o.kind == OrgKind.BRANCH.value, m.valid_from_ms, m.id)
+        ):
+            found[row.member_id] = row.name
+    return found
+
+
+def _count(rows: Iterable[AttendanceRow]) -> Counts:
+    by = Counter(row.verdict for row in rows)
+    return Counts(
+        expected=by.total() - by[Verdict.GUEST],
+        present=by[Verdict.PRESENT] + by[Verdict.LATE],
+        late=by[Verdict.LATE],
+        not_seen=by[Verdict.NOT_SEEN],
+        pending=by[Verdict.PENDING],
+        guests=by[Verdict.GUEST],
+    )
+
+
+def _counts(expected: int, seen: Counter[Verdict], ends_ms: int, now_ms: int) -> Counts:
+    present = seen[Verdict.PRESENT] + seen[Verdict.LATE]
+    missing = {verdict_without_tap(ends_ms, now_ms): expected - present}
+    return Counts(
+        expected,
+        present,
+        seen[Verdict.LATE],
+        missing.get(Verdict.NOT_SEEN, 0),
+        missing.get(Verdict.PENDING, 0),
+        seen[Verdict.GUEST],
+    )
+
+
+def _sum(several: Iterable[Counts]) -> Counts:
+    total = _NOBODY
+    for each in several:
+        total = Counts(
+            total.expected + each.expected,
+            total.present + each.present,
+            total.late + each.late,
+            total.not_seen + each.not_seen,
+            total.pending + each.pending,
+            total.guests + each.guests,
+        )
+    return total
+
+
+def _outcomes(conn: Connection, meeting: Row[Any]) -> Counter[Outcome]:
+    """The readings at the venue in the window."""
+    r = s.readings.c
+    return Counter(
+        {
+            Outcome(row.outcome): row.taps
+            for row in conn.execute(
+                select(r.outcome, func.count().label("taps"))
+                .where(
+                    r.venue_id == meeting.venue_id,
+                    r.at_ms.between(meeting.opens_ms, meeting.ends_ms),
+                )
+                .group_by(r.outcome)
+            )
+        }
+    )
+
+
+def _undated(conn: Connection, meeting: Row[Any], device_ids: Iterable[int]) -> int:
+    r = s.readings.c
+    count: int | None = conn.scalar(
+        select(func.count())
+        .select_from(s.readings)
+        .join(s.epochs, s.epochs.c.id == r.epoch_id)
+        .where(
+            r.at_ms.is_(None),
+            s.epochs.c.device_id.in_(list(device_ids)),
+            or_(r.earliest_ms.is_(None), r.earliest_ms <= meeting.ends_ms),
+            or_(r.latest_ms.is_(None), r.latest_ms >= meeting.opens_ms),
+        )
+    )
+    return count or 0
+
+
+# --- Completeness -----------------------------------------------------------------------------
+
+
+def _covering(conn: Connection, meeting: Row[Any]) -> dict[int, tuple[str, CoveringDevice]]:
+    """By id: each device that stood at the venue during the window; its public id and state."""
+    p, d = s.placements.c, s.devices.c
+    devices = conn.execute(
+        select(d.id, d.public_id, d.name)
+        .where(
+            d.id.in_(
+                select(p.device_id).where(
+                    p.venue_id == meeting.venue_id,
+                    p.valid_from_ms <= meeting.ends_ms,
+                    or_(p.valid_to_ms.is_(None), p.valid_to_ms > meeting.opens_ms),
+                )
+            )
+        )
+        .order_by(d.name)
+    ).all()
+    known = device_completeness(conn, [row.id for row in devices])
+    return {
+        row.id: (str(row.public_id), CoveringDevice(row.name, known[row.id])) for row in devices
+    }
+
+
+def device_completeness(conn: Connection, device_ids: Sequence[int]) -> dict[int, Completeness]:
+    """Through which time the record of each device is complete. No scope: it names nobody."""
+    epochs: dict[int, list[Epoch]] = defaultdict(list)
+    boots: dict[tuple[int, bytes], bytes] = {}
+    e = s.epochs.c
+    for row in conn.execute(
+        select(
+            e.device_id,
+            e.epoch,
+            e.boot_id,
+            e.parent_epoch,
+            e.parent_seq,
+            e.parent_digest,
+            e.through,
+            e.through_digest,
+        ).where(e.device_id.in_(device_ids))
+    ):
+        parent = (
+            None
+            if row.parent_epoch is None
+            else Parent(row.parent_epoch, row.parent_seq, row.parent_digest)
+        )
+        epochs[row.device_id].append(Epoch(row.epoch, parent, row.through, row.through_digest))
+        boots[row.device_id, row.epoch] = row.boot_id
+    statements: dict[int, list[Statement]] = defaultdict(list)
+    told = _telling_heartbeats(conn, device_ids)
+    samples = samples_of(
+        conn,
+        (
+            ((row.device_id, boots[row.device_id, row.epoch]), row.boottime_ms)
+            for row in told
+            if not row.trusted and (row.device_id, row.epoch) in boots
+        ),
+    )
+    for heard in told:
+        at_ms: int | None = heard.wall_ms if heard.trusted else None
+        if at_ms is None and (heard.device_id, heard.epoch) in boots:
+            boot = (heard.device_id, boots[heard.device_id, heard.epoch])
+            dated = date_by(samples[boot], heard.boottime_ms, None)
+            at_ms = dated.earliest_ms if dated.exact else None
+        statements[heard.device_id].append(
+            Statement(heard.epoch, heard.head_seq, heard.head_digest, at_ms, heard.received_ms)
+        )
+    holes = _holes(conn, device_ids)
+    return {
+        device_id: completeness(epochs[device_id], statements[device_id], holes[device_id])
+        for device_id in device_ids
+    }
+
+
+def _telling_heartbeats(conn: Connection, device_ids: Sequence[int]) -> Sequence[Any]:
+    """Of each epoch the last heartbeat whose entries are held, and of each device the newest."""
+    h = s.heartbeats.c
+    held = (
+        select(h.device_id, h.epoch, func.max(h.boottime_ms).label("boottime_ms"))
+        .join(s.epochs, and_(SAME_EPOCH, h.head_seq <= s.epochs.c.through))
+        .where(h.device_id.in_(device_ids))
+        .group_by(h.device_id, h.epoch)
+        .subquery("held")
+    )
+    newest = (
+        select(h.device_id, func.max(h.received_ms).label("received_ms"))
+        .where(h.device_id.in_(device_ids))
+        .group_by(h.device_id)
+        .subquery("newest")
+    )
+    return conn.execute(
+        select(
+            h.device_id,
+            h.epoch,
+            h.head_seq,
+            h.head_digest,
+            h.boottime_ms,
+            h.wall_ms,
+            h.trusted,
+            h.received_ms,
+        ).where(
+            h.device_id.in_(device_ids),
+            or_(
+                tuple_(h.device_id, h.epoch, h.boottime_ms).in_(
+                    select(held.c.device_id, held.c.epoch, held.c.boottime_ms)
+                ),
+                tuple_(h.device_id, h.received_ms).in_(
+                    select(newest.c.device_id, newest.c.received_ms)
+                ),
+            ),
+        )
+    ).all()
+
+
+def _holes(conn: Connection, device_ids: Sequence[int]) -> dict[int, list[Hole]]:
+    """The stated gaps, bounded by the trusted times of the entries beside them."""
+    before, after = s.entries.alias("before"), s.entries.alias("after")
+    g = s.gaps.c
+    found: dict[int, list[Hole]] = defaultdict(list)
+    for row in conn.execute(
+        select(
+            s.epochs.c.device_id,
+            before.c.wall_ms.label("earliest_ms"),
+            after.c.wall_ms.label("latest_ms"),
+        )
+        .select_from(s.gaps)
+        .join(s.epochs, s.epochs.c.id == g.epoch_id)
+        .outerjoin(
+            before,
+            and_(before.c.epoch_id == g.epoch_id, before.c.seq == g.first - 1, before.c.trusted),
+        )
+        .outerjoin(
+            after, and_(after.c.epoch_id == g.epoch_id, after.c.seq == g.last + 1, after.c.trusted)
+        )
+        .where(s.epochs.c.device_id.in_(device_ids))
+    ):
+        found[row.device_id].append(Hole(row.earliest_ms, row.latest_ms))
+    return found
+
+
+def _state(
+    device: CoveringDevice, public_id: str, meeting: Row[Any], zone: ZoneInfo
+) -> DeviceState:
+    known = device.completeness
+    return DeviceState(
+        public_id,
+        device.name,
+        known.covers(meeting.opens_ms, meeting.ends_ms),
+        known.through_ms,
+        known.last_contact_ms,
+        device_words(device, meeting.opens_ms, meeting.ends_ms, zone),
+    )
+
+
+def _chunks(items: Sequence[int], size: int = 5000) -> Iterable[Sequence[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
