@@ -1,7 +1,9 @@
 """A private pcscd whose readers are vsmartcard-vpcd's: real daemon, real driver, virtual cards.
 
 It runs without systemd and as any user: the listening socket is made here and handed over the way
-systemd does (sd_listen_fds(3)), so it never touches the machine's own daemon or its socket.
+systemd does (sd_listen_fds(3)), and USB drivers are hidden from it: the machine's own daemon keeps
+its socket and its readers. Only the pid file /run/pcscd/pcscd.pid is a fixed path in pcscd; where
+this user may write there, it is rewritten, and removed at the end.
 """
 
 import contextlib
@@ -38,6 +40,8 @@ class Pcscd:
         self.reader_names = tuple(f"Rig {index} 00 00" for index in range(slots))
         self._child: Child | None = None
         driver = _driver()
+        self._no_drivers = directory / "no-usb-drivers"
+        self._no_drivers.mkdir(parents=True, exist_ok=True)
         self._conf = directory / "reader.conf.d"
         self._conf.mkdir(parents=True, exist_ok=True)
         for index, port in enumerate(self.ports):
@@ -88,7 +92,7 @@ class Pcscd:
             self._child = Child(
                 ["/bin/sh", "-c", script, "pcscd", program, *options],
                 log=self.log,
-                env={"LISTEN_FDS": "1"},
+                env={"LISTEN_FDS": "1", "PCSCLITE_HP_DROPDIR": str(self._no_drivers)},
                 stdin=listener.fileno(),
             )
         try:
