@@ -213,7 +213,7 @@ class MemberAttendance:
 def subtree(organisation_id: int) -> CTE:
     """A recursive CTE with one column `id`: the organisation and everything below it."""
     below = select(literal(organisation_id, s.organisations.c.id.type).label("id")).cte(
-        "subtree", recursive=True
+        recursive=True
     )
     child = s.organisations.alias("child")
     # UNION, not UNION ALL: it ends even if a circle was ever written.

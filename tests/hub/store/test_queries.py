@@ -1,0 +1,343 @@
+"""Who sees what of whom, and that the figures are those of the rules."""
+
+import dataclasses
+import inspect
+import json
+import random
+from zoneinfo import ZoneInfo
+
+import pytest
+from sqlalchemy import Connection, Engine, func, insert, select, update
+
+from hub.derive import derive_batch, memberships, rebuild
+from hub.domain.attendance import NO_DEVICE, NOT_CONFIRMED, NOT_TOLD, expected
+from hub.domain.terms import MeetingKind, Verdict
+from hub.store import queries
+from hub.store import schema as s
+from hub.store.queries import (
+    EVERYTHING,
+    Counts,
+    device_completeness,
+    meeting_attendance,
+    meeting_change,
+    member_attendance,
+    organisation_attendance,
+    subtree,
+)
+from tests.hub.world import (
+    LONG_AGO,
+    Entry,
+    World,
+    digest,
+    district,
+    minutes,
+    public_id,
+    uid_of,
+)
+
+CHINA = ZoneInfo("Asia/Shanghai")
+EVER = (0, minutes(10_000_000))
+
+
+def attended(conn: Connection) -> World:
+    """Li in time, Wang late, Zhao not seen; Qian of the other branch a guest, and a stranger."""
+    world = district(conn)
+    world.epoch("e", "一号", opened=Entry(0, minutes(-60), trusted=True))
+    stranger = world.card(None, "AABBCCDD")
+    world.batch(
+        "e",
+        1,
+        [
+            Entry(at, minutes(at), True, card)
+            for at, card in [
+                (0, uid_of(world, "李")),
+                (1, uid_of(world, "李")),
+                (2, uid_of(world, "王")),
+                (3, uid_of(world, "钱")),
+                (4, stranger),
+            ]
+        ],
+    )
+    derive_batch(conn)
+    return world
+
+
+def test_a_meeting_with_everybody_it_concerns(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = attended(conn)
+        found = meeting_attendance(conn, world.ids["区"], "会", minutes(30), CHINA)
+        assert found is not None
+        assert found.counts == Counts(3, 2, 1, 1, 0, 1)
+        assert [(row.person.code, row.verdict, row.at_ms, row.taps) for row in found.rows] == [
+            ("李", Verdict.PRESENT, minutes(0), 2),
+            ("王", Verdict.LATE, minutes(2), 1),
+            ("赵", Verdict.NOT_SEEN, None, 0),
+            ("钱", Verdict.GUEST, minutes(3), 1),
+        ]
+        assert (found.unmatched, found.unplaced, found.undated) == (1, 0, 0)
+        assert found.meeting.public_id == str(public_id("会"))
+        assert (found.meeting.organisation.code, found.meeting.venue.name) == ("甲", "礼堂名")
+        assert len(found.devices) == 1
+        assert not found.devices[0].complete
+        assert found.reasons == (found.devices[0].words, NOT_CONFIRMED, NOT_TOLD)
+        by_id = meeting_attendance(conn, EVERYTHING, found.meeting.public_id, minutes(30), CHINA)
+        assert by_id == found
+        assert json.loads(json.dumps(dataclasses.asdict(found)))["rows"][1]["verdict"] == "LATE"
+
+        over = meeting_attendance(conn, world.ids["区"], "会", minutes(61), CHINA)
+        assert over is not None
+        assert (over.counts.not_seen, over.counts.pending) == (0, 1)
+
+
+def test_a_guest_from_elsewhere_is_a_branch_and_nothing_else(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = attended(conn)
+        found = meeting_attendance(conn, world.ids["甲"], "会", minutes(30), CHINA)
+        assert found is not None
+        guest = found.rows[-1]
+        assert dataclasses.astuple(guest.person) == (None, None, None, "乙名")
+        assert "钱" not in json.dumps(dataclasses.asdict(found), ensure_ascii=False)
+
+
+def test_what_lies_outside_of_the_scope_is_as_if_it_were_not(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = attended(conn)
+        other, now = world.ids["乙"], minutes(30)
+        assert meeting_attendance(conn, other, "会", now, CHINA) is None
+        assert meeting_change(conn, other, "会") is None
+        assert meeting_change(conn, world.ids["甲"], "会") == 1
+        for name in ("甲", "区", "nobody", str(public_id("甲"))):
+            assert organisation_attendance(conn, other, name, *EVER, now) is None
+        for name in ("李", "nobody", str(public_id("李"))):
+            assert member_attendance(conn, other, name, *EVER, now) is None
+        assert member_attendance(conn, world.ids["甲"], "李", *EVER, now) is not None
+
+
+def test_every_query_of_people_demands_a_scope() -> None:
+    exempt = {"subtree", "within", "device_completeness"}
+    for name, function in inspect.getmembers(queries, inspect.isfunction):
+        if function.__module__ == queries.__name__ and not name.startswith("_"):
+            parameters = list(inspect.signature(function).parameters.values())
+            if name in exempt:
+                continue
+            assert parameters[1].name == "scope", name
+            assert parameters[1].default is inspect.Parameter.empty, name
+
+
+def test_a_sub_tree_holds_all_levels_and_ends_at_a_circle(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.organisation("组", "甲", "GROUP")
+        o = s.organisations.c
+
+        def codes(of: str) -> set[str]:
+            below = subtree(world.ids[of])
+            return set(conn.scalars(select(o.code).join(below, below.c.id == o.id)))
+
+        assert codes("区") == {"区", "甲", "乙", "组"}
+        assert codes("甲") == {"甲", "组"}
+        assert codes("组") == {"组"}
+        conn.execute(
+            update(s.organisations).where(o.code == "区").values(parent_id=world.ids["组"])
+        )
+        assert codes("甲") == {"区", "甲", "乙", "组"}
+
+
+def test_the_meetings_of_a_sub_tree_and_their_sums(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = attended(conn)
+        world.venue("小间", "乙")
+        world.meeting("晚会", "乙", "小间", 1000)
+        world.meeting("取消", "甲", "小间", 2000)
+        conn.execute(update(s.meetings).where(s.meetings.c.code == "取消").values(cancelled=True))
+        found = organisation_attendance(conn, world.ids["区"], "区", *EVER, minutes(100))
+        assert found is not None
+        assert [(each.meeting.code, each.counts) for each in found.meetings] == [
+            ("会", Counts(3, 2, 1, 0, 1, 1)),
+            ("晚会", Counts(2, 0, 0, 2, 0, 0)),
+            ("取消", Counts(0, 0, 0, 0, 0, 0)),
+        ]
+        assert found.totals == Counts(5, 2, 1, 2, 1, 1)
+        one = organisation_attendance(
+            conn, world.ids["区"], "甲", minutes(0), minutes(1000), minutes(100)
+        )
+        assert one is not None
+        assert [each.meeting.code for each in one.meetings] == ["会"]
+        none = organisation_attendance(
+            conn, world.ids["区"], "区", minutes(1), minutes(1000), minutes(100)
+        )
+        assert none is not None
+        assert none.meetings == ()
+        cancelled = meeting_attendance(conn, EVERYTHING, "取消", minutes(100), CHINA)
+        assert cancelled is not None
+        assert (cancelled.rows, cancelled.reasons, cancelled.devices) == ((), (), ())
+
+
+def test_a_meeting_without_a_device_says_so(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.venue("小间", "乙")
+        world.meeting("晚会", "乙", "小间", 1000)
+        found = meeting_attendance(conn, EVERYTHING, "晚会", 0, CHINA)
+        assert found is not None
+        assert NO_DEVICE in found.reasons
+
+
+def test_a_member_sees_where_they_were_expected_and_where_else_they_came(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = attended(conn)
+        world.venue("小间", "乙")
+        world.meeting("乙会", "乙", "小间", 100)
+        found = member_attendance(conn, world.ids["乙"], "钱", *EVER, minutes(90))
+        assert found is not None
+        assert found.member.branch == "乙名"
+        assert [(each.meeting.code, each.verdict, each.taps) for each in found.meetings] == [
+            ("会", Verdict.GUEST, 1),
+            ("乙会", Verdict.NOT_SEEN, 0),
+        ]
+        late = member_attendance(conn, world.ids["乙"], "钱", minutes(50), EVER[1], minutes(161))
+        assert late is not None
+        assert [(each.meeting.code, each.verdict) for each in late.meetings] == [
+            ("乙会", Verdict.PENDING)
+        ]
+
+
+def test_a_branch_sees_nothing_of_a_member_after_they_left(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.member("周", "甲", LONG_AGO, minutes(500))
+        world.member("周", "乙", minutes(500))
+        world.meeting("后会", "乙", "礼堂", 1000)
+        now = minutes(2000)
+
+        def meetings(scope: str, from_ms: int = 0) -> list[str] | None:
+            found = member_attendance(conn, world.ids[scope], "周", from_ms, EVER[1], now)
+            return None if found is None else [each.meeting.code for each in found.meetings]
+
+        assert meetings("甲") == ["会"]
+        assert meetings("乙") == ["后会"]
+        assert meetings("区") == ["会", "后会"]
+        assert meetings("甲", minutes(500)) is None
+
+
+def test_completeness_follows_what_was_stated_and_what_is_held(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        device = world.ids["一号"]
+
+        def words(now: int = 70) -> tuple[bool, str]:
+            found = meeting_attendance(conn, EVERYTHING, "会", minutes(now), CHINA)
+            assert found is not None
+            return found.devices[0].complete, found.devices[0].words
+
+        assert words() == (False, "设备“一号”：记录是否完整尚不清楚（从未报告过记录情况）")
+        world.epoch("e1", "一号")
+        world.epoch("e2", "一号", parent=("e1", 2))
+        world.heartbeat("一号", "e2", 1, Entry(5, minutes(65), trusted=True), minutes(66))
+        assert "还有记录没有送到" in words()[1]
+        world.batch("e2", 1, [Entry(4, minutes(5), trusted=True)])
+        assert "以前开机时的记录还没有送齐" in words()[1]
+        world.batch("e1", 1, [Entry(1, minutes(1), True), Entry(2, minutes(2), True)])
+        complete, said = words()
+        assert complete
+        assert said.startswith("设备“一号”：记录完整至")
+        # Another copy of the same card wrote on after the first epoch.
+        world.epoch("e3", "一号", parent=("e1", 2))
+        world.batch("e3", 1, [Entry(1, minutes(1), True)])
+        assert not words()[0]
+        assert device_completeness(conn, [device])[device].through_ms is None
+
+
+def test_an_untrusted_heartbeat_counts_once_its_boot_is_dated(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        device = world.ids["一号"]
+        world.epoch("e", "一号")
+        world.batch("e", 1, [Entry(0, 7, trusted=False)])
+        world.heartbeat("一号", "e", 1, Entry(10 * 60_000, 8, trusted=False), minutes(500))
+        assert device_completeness(conn, [device])[device].through_ms is None
+        world.batch("e", 2, [Entry(20 * 60_000, minutes(80), trusted=True)])
+        assert device_completeness(conn, [device])[device].through_ms == minutes(70)
+
+
+def test_a_stated_gap_in_the_window_shows(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.epoch("e", "一号")
+        batch = world.batch("e", 1, [Entry(1, minutes(-50), trusted=True)])
+        world.batch("e", 4, [Entry(9, minutes(-40), trusted=True)])
+        conn.execute(
+            insert(s.gaps).values(
+                epoch_id=world.ids["e"],
+                first=2,
+                last=3,
+                digest=b"",
+                reason="bad sector",
+                batch_id=batch,
+            )
+        )
+        conn.execute(update(s.epochs).values(through=4, through_digest=digest("e", 4)))
+        world.heartbeat("一号", "e", 4, Entry(10, minutes(65), trusted=True), minutes(66))
+        (known,) = device_completeness(conn, [world.ids["一号"]]).values()
+        assert known.covers(minutes(-30), minutes(60))
+        assert not known.covers(minutes(-45), minutes(60))
+
+
+def test_undated_taps_of_a_covering_device_are_counted_beside_the_meeting(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.epoch("e", "一号")
+        world.batch("e", 1, [Entry(1, 5, False, uid_of(world, "李"))], minutes(-31))
+        world.batch("e", 2, [Entry(2, 6, False, uid_of(world, "李"))], minutes(90))
+        while derive_batch(conn).batches:
+            pass
+        found = meeting_attendance(conn, EVERYTHING, "会", minutes(90), CHINA)
+        assert found is not None
+        # The first had reached the hub before the window opened.
+        assert found.undated == 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_queries_expect_whom_the_rules_expect(engine: Engine, seed: int) -> None:
+    chance = random.Random(seed)
+    with engine.begin() as conn:
+        world = district(conn)
+        world.organisation("组", "甲", "GROUP")
+        for number in range(30):
+            since = minutes(chance.randint(-200, 100))
+            until = chance.choice([None, since + chance.randint(1, 12_000_000)])
+            body = chance.choice(["MEMBER", "COMMITTEE"])
+            world.member(f"m{number}", chance.choice(["区", "甲", "乙", "组"]), since, until, body)
+        for number in range(20):
+            kind = chance.choice(list(MeetingKind)).value
+            organisation = chance.choice(["区", "甲", "乙", "组"])
+            start = chance.randint(-100, 200)
+            world.meeting(f"x{number}", organisation, "礼堂", start, kind=kind)
+        world.epoch("e", "一号")
+        cards = [world.card(f"m{number}", f"{number:08X}") for number in range(30)]
+        world.batch(
+            "e",
+            1,
+            [Entry(at, minutes(at), True, chance.choice(cards)) for at in range(-130, 260, 3)],
+        )
+        rebuild(conn)
+        m = s.meetings.c
+        for row in conn.execute(select(m.code, m.organisation_id, m.kind, m.starts_ms)).all():
+            places = memberships(conn, [row.organisation_id])[row.organisation_id]
+            who = expected(row.organisation_id, MeetingKind(row.kind), row.starts_ms, places)
+            names = set(conn.scalars(select(s.members.c.code).where(s.members.c.id.in_(who))))
+            found = meeting_attendance(conn, EVERYTHING, row.code, minutes(0), CHINA)
+            assert found is not None
+            shown = {each.person.code for each in found.rows if each.verdict is not Verdict.GUEST}
+            assert shown == names
+            listed = organisation_attendance(
+                conn, EVERYTHING, "区", row.starts_ms, row.starts_ms + 1, minutes(0)
+            )
+            assert listed is not None
+            (counts,) = [each.counts for each in listed.meetings if each.meeting.code == row.code]
+            assert counts == found.counts
+            for name in names:
+                theirs = member_attendance(conn, EVERYTHING, name, *EVER, minutes(0))
+                assert theirs is not None
+                assert row.code in {each.meeting.code for each in theirs.meetings}
+        assert (conn.scalar(select(func.count()).select_from(s.check_ins)) or 0) > 20
