@@ -1,0 +1,332 @@
+"""The fixed values behind `tests/vectors`: one of each message, and the bytes it is on the wire.
+
+`python -m tests.protocol.samples` writes the vectors that do not exist yet. It never writes over
+one: see tests/vectors/README.md.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from protocol.batch import (
+    Batch,
+    Heartbeat,
+    Hello,
+    HubState,
+    Parcel,
+    Range,
+    ReaderState,
+    Receipt,
+)
+from protocol.credential import Assurance, Credential
+from protocol.identity import (
+    Enrolment,
+    EnrolmentCode,
+    HubKeys,
+    MessageType,
+    OpeningKey,
+    Signed,
+    SigningKey,
+    enrolment_proof,
+    open_enrolment,
+)
+from protocol.journal import (
+    ClockSample,
+    EpochHeader,
+    Gap,
+    Parent,
+    ReaderDown,
+    ReaderUp,
+    Stamp,
+    Tap,
+    chain_start,
+    decode_entry,
+    encode_entry,
+    link,
+)
+from protocol.sealing import SubjectBox, subject_digest
+
+VECTORS = Path(__file__).parent.parent / "vectors"
+
+EDGE_KEY = SigningKey(bytes(range(0x20)))
+EDGE_SEAL = OpeningKey(bytes(range(0x20, 0x40)))
+HUB_SIGN = SigningKey(bytes(range(0x40, 0x60)))
+HUB_SEAL = OpeningKey(bytes(range(0x60, 0x80)))
+HUB = HubKeys(HUB_SIGN.public, HUB_SEAL.public)
+CONTENT_KEY = bytes(range(0x80, 0xA0))
+EDGE = bytes.fromhex("e0" * 15 + "01")
+BOOT = bytes.fromhex("b0" * 15 + "01")
+EPOCH = bytes.fromhex("ec" * 15 + "02")
+PARENT_EPOCH = bytes.fromhex("ec" * 15 + "01")
+GENERATION = 1_790_000_000
+# HPKE makes a new ephemeral key each time: these bytes were made once, for HUB_SEAL, EDGE, EPOCH.
+WRAPPED_KEY = bytes.fromhex(
+    "d630332c3d26bb2bc7c9b0dac6163754f47e70ac4205eda21cf6c5616a00831cccafa17d5d8fdb93"
+    "2aec25b803704b7be0a510f78638986189b1e6be19ebee4a969559b8cafcd3d427bd17f0b6d86745"
+)
+
+AT = Stamp(boottime_ms=61_234, wall_ms=1_790_000_061_234, trusted=True)
+UNTRUSTED = Stamp(boottime_ms=5, wall_ms=-1, trusted=False)
+
+HEADER = EpochHeader(
+    edge=EDGE,
+    epoch=EPOCH,
+    boot=BOOT,
+    opened=Stamp(60_000, 1_790_000_060_000, trusted=True),
+    parent=Parent(PARENT_EPOCH, 41, bytes(range(32))),
+    software="0.1.0",
+    hub_key=HUB_SEAL.public_id,
+    wrapped_key=WRAPPED_KEY,
+)
+FIRST_HEADER = dataclasses.replace(HEADER, opened=UNTRUSTED, parent=None)
+HEADER_BYTES = HEADER.encode()
+
+BOX = SubjectBox(CONTENT_KEY, EDGE, EPOCH)
+UID = Credential("uid", "", "04A1B2C3D4E5F6")
+CHIP = Credential("example-chip", "330000", "0012345678")
+UID_NONCE = bytes(range(0xA0, 0xAC))
+CHIP_NONCE = bytes(range(0xB0, 0xBC))
+SEALED_UID = BOX.seal(2, UID, UID_NONCE)
+SEALED_CHIP = BOX.seal(3, CHIP, CHIP_NONCE)
+
+CLOCK = ClockSample(AT)
+TAP = Tap(AT, "东门", Assurance.UID, subject_digest(SEALED_UID))
+CHIP_TAP = Tap(UNTRUSTED, "东门", Assurance.AUTHENTICATED, subject_digest(SEALED_CHIP))
+UP = ReaderUp(AT, "东门")
+DOWN = ReaderDown(AT, "东门", "unplugged")
+# kind 2 is reserved: nobody writes one yet, and a hub that cannot read it keeps it as it is
+UNKNOWN_ENTRY = bytes.fromhex("860219f6181b000001a0c4516218f566e5bc80e4bc9aa1616e0c")
+
+ITEMS = (
+    encode_entry(CLOCK),
+    encode_entry(TAP),
+    encode_entry(CHIP_TAP),
+    encode_entry(UP),
+    Gap(5, 7, bytes(range(0x20, 0x40)), "unreadable"),
+    UNKNOWN_ENTRY,
+    encode_entry(DOWN),
+)
+LINKS = tuple(link(1, chain_start(HEADER_BYTES), ITEMS))
+BATCH = Batch(HEADER_BYTES, 1, chain_start(HEADER_BYTES), ITEMS, withheld=(3,))
+HELLO = Hello(HEADER_BYTES, ((PARENT_EPOCH, 40, 41), (EPOCH, 1, 9)))
+HEARTBEAT = Heartbeat(
+    epoch=EPOCH,
+    head=9,
+    digest=LINKS[-1].digest,
+    at=AT,
+    released=7,
+    first_held=1,
+    unreceipted=2,
+    readers=(
+        ReaderState("东门", up=True, since_boottime_ms=60_100),
+        ReaderState("西门", up=False, since_boottime_ms=61_000),
+    ),
+)
+IDLE = Heartbeat(EPOCH, 0, chain_start(HEADER_BYTES), UNTRUSTED, 0, 1, 0, ())
+RECEIPT = Receipt(EDGE, GENERATION, EPOCH, 9, LINKS[-1].digest)
+NOTHING_YET = Receipt(EDGE, GENERATION, EPOCH, 0, chain_start(HEADER_BYTES))
+HOLES = Receipt(
+    EDGE,
+    GENERATION,
+    EPOCH,
+    2,
+    LINKS[1].digest,
+    (Range(4, 7, LINKS[4].digest), Range(9, 9, LINKS[6].digest)),
+)
+ONLINE = HubState(GENERATION, 3, online=True)
+OFFLINE = HubState(GENERATION, 3, online=False)
+CODE = EnrolmentCode(0x1_2345_6789_ABCD_EF01, HUB.fingerprint())
+ENROLMENT = Enrolment(
+    edge=EDGE,
+    name="河东村村民中心",
+    edge_sign=EDGE_KEY.public,
+    hub=HUB,
+    generation=GENERATION,
+    mqtt_url="mqtt://hub.example:1883",
+)
+
+PARCEL = Parcel(EDGE_KEY.sign(MessageType.BATCH, BATCH.encode()), (SEALED_UID,))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A value and its two directions; `rule` is the CDDL rule that its bytes obey."""
+
+    what: str
+    rule: str
+    value: Any
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+
+def signed(
+    what: str, message: MessageType, key: SigningKey, value: Any, decode: Callable[[bytes], Any]
+) -> Sample:
+    return Sample(
+        what,
+        f"signed-{message}",
+        value,
+        lambda each: key.sign(message, each.encode()),
+        lambda data: decode(Signed.parse(data, message).verify(key.public)),
+    )
+
+
+SAMPLES: Mapping[str, Sample] = {
+    "epoch-header": Sample(
+        "an epoch header that names its parent",
+        "epoch-header", HEADER, EpochHeader.encode, EpochHeader.decode,
+    ),
+    "epoch-header-first": Sample(
+        "the header of a journal's first epoch, opened by an untrusted clock",
+        "epoch-header", FIRST_HEADER, EpochHeader.encode, EpochHeader.decode,
+    ),
+    "entry-tap": Sample("a tap of a card's UID", "entry", TAP, encode_entry, decode_entry),
+    "entry-tap-chip": Sample(
+        "a tap of an authenticated card, by an untrusted clock",
+        "entry", CHIP_TAP, encode_entry, decode_entry,
+    ),
+    "entry-clock": Sample("a clock sample", "entry", CLOCK, encode_entry, decode_entry),
+    "entry-reader-up": Sample("a reader works", "entry", UP, encode_entry, decode_entry),
+    "entry-reader-down": Sample("a reader does not", "entry", DOWN, encode_entry, decode_entry),
+    "entry-unknown": Sample(
+        "an entry of a kind that is not known: kept as it is",
+        "entry", UNKNOWN_ENTRY, lambda each: each, lambda data: data,
+    ),
+    "subject-uid": Sample(
+        "a UID sealed for seq 2 under content_key, with a fixed nonce",
+        "sealed-subject", UID,
+        lambda each: BOX.seal(2, each, UID_NONCE), lambda data: BOX.open(2, data),
+    ),
+    "subject-chip": Sample(
+        "a chip's number sealed for seq 3 under content_key, with a fixed nonce",
+        "sealed-subject", CHIP,
+        lambda each: BOX.seal(3, each, CHIP_NONCE), lambda data: BOX.open(3, data),
+    ),
+    "batch": Sample(
+        "the payload of a batch: entries 1 to 9, of which 5 to 7 are a gap, 8 is of an unknown "
+        "kind, and the subject of 3 is withheld",
+        "batch", BATCH, Batch.encode, Batch.decode,
+    ),
+    "journal": Sample(
+        "what is published to up/<edge>/journal: that batch, signed by the edge, and the subject "
+        "of 2 beside it",
+        "parcel", PARCEL, Parcel.encode, Parcel.decode,
+    ),
+    "hello": signed("two epochs held", MessageType.HELLO, EDGE_KEY, HELLO, Hello.decode),
+    "heartbeat": signed(
+        "two readers, one of which is down",
+        MessageType.HEARTBEAT, EDGE_KEY, HEARTBEAT, Heartbeat.decode,
+    ),
+    "heartbeat-empty": signed(
+        "a new epoch with no entry and no reader, by an untrusted clock",
+        MessageType.HEARTBEAT, EDGE_KEY, IDLE, Heartbeat.decode,
+    ),
+    "receipt": signed(
+        "everything up to 9", MessageType.RECEIPT, HUB_SIGN, RECEIPT, Receipt.decode
+    ),
+    "receipt-holes": signed(
+        "up to 2, and 4 to 7 and 9 beyond holes",
+        MessageType.RECEIPT, HUB_SIGN, HOLES, Receipt.decode,
+    ),
+    "receipt-nothing": signed(
+        "nothing yet: the digest is that before entry 1",
+        MessageType.RECEIPT, HUB_SIGN, NOTHING_YET, Receipt.decode,
+    ),
+    "hub-state-online": signed(
+        "the hub listens", MessageType.HUB_STATE, HUB_SIGN, ONLINE, HubState.decode
+    ),
+    "hub-state-offline": signed(
+        "the hub's will", MessageType.HUB_STATE, HUB_SIGN, OFFLINE, HubState.decode
+    ),
+    "enrolment": Sample(
+        "the answer to an enrolment with the code of keys.json",
+        "signed-enrolment", ENROLMENT,
+        lambda each: HUB_SIGN.sign(MessageType.ENROLMENT, each.encode()),
+        lambda data: open_enrolment(data, CODE, EDGE_KEY.public),
+    ),
+}  # fmt: skip
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON has it: bytes in hex, records by their fields."""
+    match value:
+        case bytes():
+            return value.hex()
+        case Enum():
+            return value.value
+        case tuple():
+            return [plain(each) for each in value]
+        case _ if dataclasses.is_dataclass(value):
+            fields = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+            return {"type": type(value).__name__} | {k: plain(v) for k, v in fields.items()}
+        case _:
+            return value
+
+
+def keys() -> dict[str, Any]:
+    """Keys and what is derived from them without a message of its own."""
+    proof = enrolment_proof(CODE.verifier(), EDGE_KEY.public, EDGE_SEAL.public, CODE.fingerprint)
+    return {
+        "what": "the keys of every vector, and what follows from them",
+        "edge_sign": pair(EDGE_KEY),
+        "edge_seal": pair(EDGE_SEAL),
+        "hub_sign": pair(HUB_SIGN),
+        "hub_seal": pair(HUB_SEAL),
+        "content_key": CONTENT_KEY.hex(),
+        "wrapped_key": WRAPPED_KEY.hex(),
+        "hub_fingerprint": HUB.fingerprint().hex(),
+        "enrolment_secret": f"{CODE.secret:018x}",
+        "enrolment_code": str(CODE),
+        "enrolment_verifier": CODE.verifier().hex(),
+        "enrolment_proof": proof.hex(),
+    }
+
+
+def pair(key: SigningKey | OpeningKey) -> dict[str, str]:
+    return {
+        "private": key.raw().hex(),
+        "public": key.public.hex(),
+        "key_id": key.public_id.hex(),
+    }
+
+
+def chain() -> dict[str, Any]:
+    """digest(0) to digest(9) of the batch; within the gap there is none."""
+    return {
+        "what": "the chain through the batch: the digest before entry 1, and after each item",
+        "start": chain_start(HEADER_BYTES).hex(),
+        "after": [[each.last, each.digest.hex()] for each in LINKS],
+    }
+
+
+def vector(sample: Sample) -> dict[str, Any]:
+    return {
+        "what": sample.what,
+        "rule": sample.rule,
+        "value": plain(sample.value),
+        "hex": sample.encode(sample.value).hex(),
+    }
+
+
+def all_vectors() -> dict[str, dict[str, Any]]:
+    return {"keys": keys(), "chain": chain()} | {
+        name: vector(sample) for name, sample in SAMPLES.items()
+    }
+
+
+def write_missing() -> list[str]:
+    written = []
+    for name, content in all_vectors().items():
+        path = VECTORS / f"{name}.json"
+        if not path.exists():
+            path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            written.append(path.name)
+    return written
+
+
+if __name__ == "__main__":
+    print("\n".join(write_missing()) or "nothing is missing")
