@@ -366,6 +366,31 @@ def test_pcscd_restarted_at_once_with_a_card_on_the_reader(door: Door) -> None:
     door.until_numbers("55667788", reader=SECOND)
 
 
+def test_a_service_that_comes_back_with_fewer_readers_and_then_with_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with private_dir() as directory, private_dir() as other:
+        both, one = Pcscd(directory, slots=2), Pcscd(other, slots=1)
+        link = directory / "link"
+        link.symlink_to(both.socket_path)
+        monkeypatch.setenv("PCSCLITE_CSOCK_NAME", str(link))
+        with both, door_on(both) as door:
+            door.until_up()
+            both.stop()
+            link.unlink()
+            link.symlink_to(one.socket_path)
+            with one:
+                door.log.wait_for(lambda events: events.count(ReaderUp(FIRST)) == 2)
+                wait_for(lambda: len(door.readers.health().readers) == 2, "end of the others")
+                assert door.log.events.count(ReaderUp(SECOND)) == 1
+            link.unlink()
+            link.symlink_to(both.socket_path)
+            both.start()
+            door.log.wait_for(lambda events: events.count(ReaderUp(SECOND)) == 2)
+            door.fields[1].present(LI)
+            door.until_numbers("11223344", reader=SECOND)
+
+
 def test_pcscd_that_hangs(pcscd: Pcscd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "_SILENCE_S", 3.0)
     pcscd.start()

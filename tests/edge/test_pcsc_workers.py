@@ -225,6 +225,39 @@ def test_a_sink_that_raises_stops_nothing(starts: Path, caplog: pytest.LogCaptur
     assert len(told) == 3
 
 
+PLUGGING = r"""
+import json, sys, time
+task = json.loads(sys.argv[-1])
+if task["do"] == "list":
+    for names in (["ZG9vcg=="], [], ["ZG9vcg==", "ZGVzaw=="]):
+        print(json.dumps({"is": "listed", "names": names}), flush=True)
+        time.sleep(0.6)
+else:
+    print(json.dumps({"is": "working", "counter": 1}), flush=True)
+    print(json.dumps({"is": "seen", "generation": 1, "boottime_ms": 5}), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_reader_that_is_unplugged_with_a_card_on_it_and_comes_back() -> None:
+    log = EventLog()
+    readers = PcscReaders(worker=[sys.executable, "-c", PLUGGING])
+    readers.start(log)
+    log.wait_for(lambda events: ReaderDown("door", Down.UNPLUGGED) in events)
+    assert "no reader is connected" in readers.health().trouble
+    log.wait_for(lambda events: events.count(UP) == 2 and ReaderUp("desk") in events)
+    assert {reader.reader for reader in readers.health().readers} == {"door", "desk"}
+    readers.stop()
+    check_contract(log)
+    assert log.of("door")[:5] == [
+        UP,
+        CardSeen("door", 1, 5),
+        CardUnreadable("door", 1, 5, Unreadable.BAD_ANSWER),
+        CardGone("door", 1),
+        ReaderDown("door", Down.UNPLUGGED),
+    ]
+
+
 @pytest.mark.parametrize(
     ("before", "now", "expected"),
     [
