@@ -427,35 +427,34 @@ def accept(mark: Mark, previous: bytes, links: Sequence[Link]) -> Accepted:
     for seq, digest in known.items():
         if batch_digests.get(seq, digest) != digest:
             raise RemoteError(Reason.CONFLICT, f"another history at {seq} than the hub has")
-    held = [(1, mark.through), *((island.first, island.last) for island in mark.islands)]
+    held = [Island(1, mark.through, b"", mark.digest), *mark.islands]
     fresh = tuple(part for each in links for part in _not_held(each, held))
     if not fresh:
         return Accepted(mark, ())
     pieces = [
-        Island(1, mark.through, b"", mark.digest),
-        *mark.islands,
+        *held,
         Island(links[0].first, links[-1].last, previous, links[-1].digest),
     ]
     base, *islands = _join(pieces)
     return Accepted(Mark(base.last, base.digest, tuple(islands)), fresh)
 
 
-def _not_held(each: Link, held: Sequence[tuple[int, int]]) -> list[Link]:
+def _not_held(each: Link, held: Sequence[Island]) -> list[Link]:
     """`each` where nothing of it is held; a gap is cut down to the seqs that are missing."""
     parts = [each]
-    for first, last in held:
-        parts = [rest for part in parts for rest in _minus(part, first, last)]
+    for island in held:
+        parts = [rest for part in parts for rest in _minus(part, island)]
     return parts
 
 
-def _minus(part: Link, first: int, last: int) -> list[Link]:
-    if last < part.first or first > part.last:
+def _minus(part: Link, held: Island) -> list[Link]:
+    if held.last < part.first or held.first > part.last:
         return [part]
     rest = []
-    if part.first < first:
-        rest.append(replace(part, last=first - 1))
-    if part.last > last:
-        rest.append(replace(part, first=last + 1))
+    if part.first < held.first:
+        rest.append(replace(part, last=held.first - 1, digest=held.previous))
+    if part.last > held.last:
+        rest.append(replace(part, first=held.last + 1))
     return rest
 
 

@@ -590,6 +590,7 @@ def test_accept_agrees_with_a_dictionary(
         }
         assert sum(each.last - each.first + 1 for each in accepted.fresh) == len(fresh)
         assert fresh.keys() == set(range(first, last + 1)) - stored.keys()
+        assert all(each.digest == TRUE.digests[each.last] for each in accepted.fresh)
         for seq, item in fresh.items():
             if isinstance(item, bytes):
                 assert item == TRUE.entries[seq]
