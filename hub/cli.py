@@ -18,7 +18,7 @@ import typer
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import OperationalError
 
-from hub.auth.tokens import TokenError, list_tokens, new_token, revoke_token
+from hub.auth.tokens import TokenError, list_tokens, new_token, revoke
 from hub.config import ConfigError, Settings
 from hub.devices import DeviceError, add_device
 from hub.imports.registers import Register, import_csv
@@ -206,7 +206,7 @@ def token_add(
 def token_revoke(name: str, config: Config = None) -> None:
     """Make a token, and every session begun with it, worthless at once."""
     with _Hub.open(config) as hub, hub.engine.begin() as conn:
-        revoke_token(conn, name, _now_ms())
+        revoke(conn, name, _now_ms())
 
 
 @token_app.command("list")
