@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection, delete, insert
 
-from hub.auth.tokens import Caller, is_valid, random_text, select_callers, sha256
+from hub.auth.tokens import Caller, caller_of, is_valid, random_text, select_callers, sha256
 from hub.store import schema as s
 
 COOKIE: Final = "shuaka_session"
@@ -56,7 +56,7 @@ def session_by_key(conn: Connection, key: bytes, now_ms: int) -> Session | None:
             is_valid(now_ms),
         )
     ).one_or_none()
-    return None if row is None else Session(key, Caller(*row))
+    return None if row is None else Session(key, caller_of(row))
 
 
 def end_session(conn: Connection, cookie: str) -> None:

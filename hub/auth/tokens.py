@@ -13,7 +13,7 @@ from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, insert, or_, select, update
 
 from hub.store import schema as s
 
@@ -33,6 +33,7 @@ class Caller:
     token_id: int
     name: str
     organisation_id: int
+    organisation_public_id: str
     organisation: str
     """The organisation's name."""
 
@@ -83,7 +84,7 @@ def new_token(
     return token
 
 
-def revoke_token(conn: Connection, name: str, now_ms: int) -> bool:
+def revoke(conn: Connection, name: str, now_ms: int) -> bool:
     """End a token and every session begun with it; False where that was done before.
 
     Raises TokenError where there is no token of this name.
@@ -115,14 +116,20 @@ def caller_by_token(conn: Connection, token: str, now_ms: int) -> Caller | None:
     row = conn.execute(
         select_callers().where(s.tokens.c.token_sha256 == sha256(token), is_valid(now_ms))
     ).one_or_none()
-    return None if row is None else Caller(*row)
+    return None if row is None else caller_of(row)
 
 
 def select_callers() -> Select[Any]:
-    """The columns of a Caller, from tokens and their organisations."""
+    """Tokens with their organisations, a row being what `caller_of` takes."""
+    o = s.organisations.c
     return select(
-        s.tokens.c.id, s.tokens.c.name, s.organisations.c.id, s.organisations.c.name
-    ).join_from(s.tokens, s.organisations, s.organisations.c.id == s.tokens.c.organisation_id)
+        s.tokens.c.id, s.tokens.c.name, s.tokens.c.organisation_id, o.public_id, o.name.label("org")
+    ).join_from(s.tokens, s.organisations, o.id == s.tokens.c.organisation_id)
+
+
+def caller_of(row: Row[Any]) -> Caller:
+    """The caller in a row of `select_callers`."""
+    return Caller(row.id, row.name, row.organisation_id, str(row.public_id), row.org)
 
 
 def is_valid(now_ms: int) -> ColumnElement[bool]:

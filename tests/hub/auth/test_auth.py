@@ -11,11 +11,11 @@ from hub.auth.tokens import (
     caller_by_token,
     list_tokens,
     new_token,
-    revoke_token,
+    revoke,
     sha256,
 )
 from hub.store import schema as s
-from tests.hub.world import district
+from tests.hub.world import district, public_id
 
 NOW = 1_777_000_000_000
 
@@ -29,6 +29,7 @@ def test_a_token_is_its_holder_and_only_its_digest_is_kept(engine: Engine) -> No
         assert caller is not None
         assert (caller.name, caller.organisation_id) == ("王秘书", world.ids["甲"])
         assert caller.organisation == "甲名"
+        assert caller.organisation_public_id == str(public_id("甲"))
         stored = conn.execute(select(s.tokens)).one()
         assert stored.token_sha256 == sha256(token)
         assert token not in repr(stored)
@@ -49,8 +50,8 @@ def test_an_unknown_expired_or_revoked_token_is_nobody(engine: Engine) -> None:
         assert caller_by_token(conn, token, NOW + 10) is None
         for wrong in ("", token[:-1], token + "=", token.upper(), f" {token}", "\ud800"):
             assert caller_by_token(conn, wrong, NOW) is None
-        assert revoke_token(conn, "b", NOW)
-        assert not revoke_token(conn, "b", NOW + 5)
+        assert revoke(conn, "b", NOW)
+        assert not revoke(conn, "b", NOW + 5)
         assert caller_by_token(conn, other, NOW) is None
         assert [(each.name, each.revoked_ms) for each in list_tokens(conn)] == [
             ("a", None),
@@ -82,7 +83,7 @@ def test_a_token_that_cannot_be_made_leaves_nothing(
 
 def test_revoking_what_does_not_exist_is_an_error(engine: Engine) -> None:
     with engine.begin() as conn, pytest.raises(TokenError, match="nobody"):
-        revoke_token(conn, "nobody", NOW)
+        revoke(conn, "nobody", NOW)
 
 
 def test_a_session_ends_by_time_by_signing_out_and_with_its_token(engine: Engine) -> None:
@@ -103,7 +104,7 @@ def test_a_session_ends_by_time_by_signing_out_and_with_its_token(engine: Engine
         assert find_session(conn, cookies[1], NOW) is not None
         late = begin_session(conn, caller, NOW + SESSION_MS)
         assert len(conn.execute(select(s.sessions)).all()) == 1
-        revoke_token(conn, "a", NOW)
+        revoke(conn, "a", NOW)
         assert find_session(conn, late, NOW) is None
 
 

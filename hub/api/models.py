@@ -1,0 +1,377 @@
+"""What the API takes and gives, as JSON.
+
+Days are local days of the district; times are RFC 3339 with the district's offset and always three
+digits of milliseconds, so nothing of the hub's own milliseconds is lost. Identifiers are those of
+`docs/glossary.md`; `public_id`s are UUIDs.
+"""
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import date, datetime, timedelta
+from typing import Annotated, Any, Final, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
+
+from hub.days import FIRST_DAY, LAST_DAY
+from hub.domain.terms import MeetingKind, Verdict
+from hub.store import queries
+
+BACK_DAYS: Final = 90
+AHEAD_DAYS: Final = 30
+MAX_LIMIT: Final = 500
+MAX_OFFSET: Final = 1_000_000
+
+
+# --- In ---------------------------------------------------------------------------------------
+
+
+def _iso_day(value: Any) -> Any:
+    # Pydantic would also take a number of seconds for a date.
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+        raise ValueError("is no day such as 2026-07-01")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_iso_day), Field(ge=FIRST_DAY, le=LAST_DAY)]
+
+
+class Period(BaseModel):
+    """The query of everything that is asked for by days."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    first: Day | None = Field(
+        None,
+        alias="from",
+        description=f"First day, local; by default {BACK_DAYS} days ago, or `to` if earlier.",
+    )
+    last: Day | None = Field(
+        None,
+        alias="to",
+        description=f"Last day, local; by default {AHEAD_DAYS} days ahead, or `from` if later.",
+    )
+    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="How many items at most.")
+    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many items to leave out.")
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> Self:
+        if self.first and self.last and self.first > self.last:
+            raise ValueError("from: is after to")
+        return self
+
+    def days(self, today: date) -> tuple[date, date]:
+        """First and last day, with the defaults filled in."""
+        first = self.first or today - timedelta(days=BACK_DAYS)
+        last = self.last or today + timedelta(days=AHEAD_DAYS)
+        if first > last:
+            return (self.first, self.first) if self.first else (last, last)
+        return first, last
+
+
+def _decode_32(text: str) -> bytes:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{43}", text):
+        raise ValueError("is not 32 bytes in base64url without padding (43 characters)")
+    raw = urlsafe_b64decode(text + "=")
+    if urlsafe_b64encode(raw).decode().rstrip("=") != text:
+        raise ValueError("is not 32 bytes in base64url: bits beyond the end are set")
+    return raw
+
+
+Bytes32 = Annotated[
+    bytes,
+    BeforeValidator(lambda value: _decode_32(value) if isinstance(value, str) else value),
+    WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9_-]{43}$"}),
+]
+
+
+class EnrolmentRequest(BaseModel):
+    """What an edge sends to join. Fields not named here are ignored."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    sign_key: Bytes32 = Field(description="Ed25519 public key, 32 bytes.")
+    seal_key: Bytes32 = Field(description="X25519 public key, 32 bytes.")
+    proof: Bytes32 = Field(description="HMAC-SHA-256 that proves the one-time code.")
+
+
+# --- Out --------------------------------------------------------------------------------------
+
+
+def _milliseconds(value: datetime) -> str:
+    return value.isoformat(timespec="milliseconds")
+
+
+def _is_aware(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("has no offset")
+    return value
+
+
+Time = Annotated[
+    datetime,
+    AfterValidator(_is_aware),
+    PlainSerializer(_milliseconds, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "date-time",
+            "examples": ["2026-07-01T14:30:00.000+08:00"],
+        }
+    ),
+]
+
+
+class _Out(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Problem(_Out):
+    """Why a request was not answered."""
+
+    detail: str = Field(description="In words; a bad input is named.")
+
+
+class Healthy(_Out):
+    """The hub works."""
+
+    status: str = Field("ok", examples=["ok"])
+
+
+class EnrolmentAnswer(_Out):
+    """The hub's answer to an edge."""
+
+    answer: str = Field(description="The signed enrolment (COSE_Sign1), base64url, no padding.")
+
+
+class Ref(_Out):
+    """An organisation or a venue."""
+
+    public_id: str
+    code: str
+    name: str
+
+
+class MeetingOut(_Out):
+    """What a meeting is."""
+
+    public_id: str
+    code: str
+    title: str
+    kind: MeetingKind
+    organisation: Ref
+    venue: Ref
+    day: date = Field(description="The local day of its start.")
+    opens_at: Time = Field(description="From here on a tap counts for it, until its end.")
+    starts_at: Time
+    ends_at: Time
+    grace_minutes: int = Field(description="LATE begins so many minutes after the start.")
+    cancelled: bool
+
+
+class CountsOut(_Out):
+    """The figures of a meeting, or sums of them (人次)."""
+
+    expected: int = Field(description="应到")
+    present: int = Field(description="实到: of the expected, those who came, LATE included.")
+    late: int = Field(description="迟到")
+    not_seen: int = Field(description="未见: no tap yet, the meeting is not over.")
+    pending: int = Field(description="待定: no tap, nothing concluded.")
+    guests: int = Field(description="列席: not among the expected.")
+
+
+class MeetingItem(_Out):
+    """A meeting in a list."""
+
+    meeting: MeetingOut
+    counts: CountsOut
+
+
+class _Page(_Out):
+    total: int = Field(description="How many items there are in all.")
+    limit: int
+    offset: int
+    as_of: Time
+
+
+class MeetingList(_Page):
+    """Meetings, by start."""
+
+    items: list[MeetingItem]
+
+
+class PersonOut(_Out):
+    """A member; of a guest from outside of the token's sub-tree only the branch is told."""
+
+    public_id: str | None
+    code: str | None
+    name: str | None
+    branch: str | None
+
+
+class PersonItem(_Out):
+    """One person of a meeting."""
+
+    person: PersonOut
+    verdict: Verdict
+    at: Time | None = Field(description="Of the earliest tap that counts.")
+    taps: int
+
+
+class DeviceOut(_Out):
+    """A device that covers the meeting, and how complete its record is."""
+
+    public_id: str
+    name: str
+    complete: bool = Field(description="Nothing of the meeting's window can be missing.")
+    complete_through: Time | None
+    last_contact: Time | None
+    words: str = Field(description="The same in Chinese.")
+
+
+class MeetingAttendanceOut(_Out):
+    """A meeting with everybody it concerns."""
+
+    meeting: MeetingOut
+    counts: CountsOut
+    items: list[PersonItem] = Field(description="The expected by code, then guests by time.")
+    devices: list[DeviceOut]
+    unmatched: int = Field(description="Taps of cards that are bound to nobody.")
+    unplaced: int = Field(description="Taps that belong to none of several open meetings.")
+    undated: int = Field(description="Taps that may have been in the window: time not known.")
+    reasons: list[str] = Field(description="Why nothing is concluded of those without a tap.")
+    as_of: Time
+
+
+class OrganisationAttendanceOut(_Page):
+    """An organisation's meetings and all below it, with sums over the whole period."""
+
+    organisation: Ref
+    totals: CountsOut
+    items: list[MeetingItem]
+
+
+class MemberItem(_Out):
+    """A member at one meeting."""
+
+    meeting: MeetingOut
+    verdict: Verdict
+    at: Time | None
+    taps: int
+
+
+class MemberAttendanceOut(_Page):
+    """Where a member was expected, and where else the member came."""
+
+    member: PersonOut
+    items: list[MemberItem]
+
+
+class Told:
+    """Turns what the queries give into what the API says, with times in one zone."""
+
+    def __init__(self, zone: ZoneInfo) -> None:
+        """Times are told in `zone`."""
+        self._zone = zone
+
+    def time(self, at_ms: int) -> datetime:
+        """A time in the zone."""
+        return datetime.fromtimestamp(at_ms / 1000, self._zone)
+
+    def maybe(self, at_ms: int | None) -> datetime | None:
+        """A time in the zone, or None."""
+        return None if at_ms is None else self.time(at_ms)
+
+    def meeting(self, head: queries.MeetingHead) -> MeetingOut:
+        """What a meeting is."""
+        starts_at = self.time(head.starts_ms)
+        return MeetingOut(
+            public_id=head.public_id,
+            code=head.code,
+            title=head.title,
+            kind=head.kind,
+            organisation=named(head.organisation),
+            venue=named(head.venue),
+            day=starts_at.date(),
+            opens_at=self.time(head.opens_ms),
+            starts_at=starts_at,
+            ends_at=self.time(head.ends_ms),
+            grace_minutes=head.grace_minutes,
+            cancelled=head.cancelled,
+        )
+
+    def item(self, each: queries.MeetingCounts) -> MeetingItem:
+        """A meeting in a list."""
+        return MeetingItem(meeting=self.meeting(each.meeting), counts=counts(each.counts))
+
+    def attendance(self, found: queries.MeetingAttendance) -> MeetingAttendanceOut:
+        """A meeting with everybody."""
+        return MeetingAttendanceOut(
+            meeting=self.meeting(found.meeting),
+            counts=counts(found.counts),
+            items=[
+                PersonItem(
+                    person=person(row.person),
+                    verdict=row.verdict,
+                    at=self.maybe(row.at_ms),
+                    taps=row.taps,
+                )
+                for row in found.rows
+            ],
+            devices=[
+                DeviceOut(
+                    public_id=each.public_id,
+                    name=each.name,
+                    complete=each.complete,
+                    complete_through=self.maybe(each.through_ms),
+                    last_contact=self.maybe(each.last_contact_ms),
+                    words=each.words,
+                )
+                for each in found.devices
+            ],
+            unmatched=found.unmatched,
+            unplaced=found.unplaced,
+            undated=found.undated,
+            reasons=list(found.reasons),
+            as_of=self.time(found.as_of_ms),
+        )
+
+    def member_item(self, each: queries.MemberMeeting) -> MemberItem:
+        """A member at one meeting."""
+        return MemberItem(
+            meeting=self.meeting(each.meeting),
+            verdict=each.verdict,
+            at=self.maybe(each.at_ms),
+            taps=each.taps,
+        )
+
+
+def named(each: queries.Named) -> Ref:
+    """An organisation or a venue."""
+    return Ref(public_id=each.public_id, code=each.code, name=each.name)
+
+
+def person(each: queries.Person) -> PersonOut:
+    """A member."""
+    return PersonOut(public_id=each.public_id, code=each.code, name=each.name, branch=each.branch)
+
+
+def counts(each: queries.Counts) -> CountsOut:
+    """Figures."""
+    return CountsOut(
+        expected=each.expected,
+        present=each.present,
+        late=each.late,
+        not_seen=each.not_seen,
+        pending=each.pending,
+        guests=each.guests,
+    )

@@ -1,0 +1,206 @@
+"""The routes of `/api/v1`. Open are health and enrolment; all else wants a bearer token.
+
+Outside of the token's sub-tree everything is 404, exactly as what does not exist.
+"""
+
+from base64 import urlsafe_b64encode
+from datetime import datetime
+from typing import Annotated, Any, Final, TypeVar
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from sqlalchemy import text
+
+from hub.api.models import (
+    EnrolmentAnswer,
+    EnrolmentRequest,
+    Healthy,
+    MeetingAttendanceOut,
+    MeetingList,
+    MemberAttendanceOut,
+    OrganisationAttendanceOut,
+    Period,
+    Problem,
+    Told,
+    counts,
+    named,
+    person,
+)
+from hub.auth.tokens import Caller
+from hub.context import Context, bearer, context
+from hub.days import span_ms
+from hub.devices import EnrolmentRefusedError
+from hub.store import queries
+from hub.store.engine import reading
+
+DESCRIPTION: Final = """\
+Attendance, as far as the token's organisation and all below it; anything else is 404.
+
+Days are local days of the district. Times are RFC 3339 with the district's offset and three digits
+of milliseconds. Lists take `limit` and `offset` and tell the `total`. A failure is
+`{"detail": "…"}` in words; a parameter that is not known is refused by name.
+"""
+
+T = TypeVar("T")
+Hub = Annotated[Context, Depends(context)]
+Asking = Annotated[Caller, Depends(bearer)]
+
+
+class Meetings(Period):
+    """The query of the list of meetings."""
+
+    organisation: UUID | None = Query(
+        None, description="Of this organisation and all below it; by default the token's own."
+    )
+
+
+def _problem(words: str) -> dict[str, Any]:
+    return {"model": Problem, "description": words}
+
+
+_UNAVAILABLE: Final[dict[int | str, dict[str, Any]]] = {
+    503: _problem("The database, or what this needs, cannot be used now.")
+}
+_ASKED: Final[dict[int | str, dict[str, Any]]] = {
+    401: _problem("No token, or one that is unknown, expired or revoked."),
+    422: _problem("A parameter is wrong; it is named."),
+    **_UNAVAILABLE,
+}
+_ASKED_FOR_ONE: Final[dict[int | str, dict[str, Any]]] = {
+    **_ASKED,
+    404: _problem("Does not exist, or not in the token's sub-tree."),
+}
+
+router = APIRouter(prefix="/api/v1")
+
+
+@router.get(
+    "/health",
+    tags=["hub"],
+    responses={503: _problem("The database cannot be used, or taps are not taken in.")},
+)
+def health(hub: Hub) -> Healthy:
+    """Whether the hub can do its work: the database answers, and taps are taken in."""
+    with reading(hub.engine) as conn:
+        conn.execute(text("SELECT 1"))
+    trouble = hub.health() if hub.health is not None else None
+    if trouble:
+        raise HTTPException(503, trouble)
+    return Healthy(status="ok")
+
+
+@router.post(
+    "/enrol",
+    tags=["devices"],
+    responses={
+        403: _problem("No code that is valid now fits the proof."),
+        409: _problem("The code was used already."),
+        413: _problem("The request is too large."),
+        422: _problem("A field is missing or wrong; it is named."),
+        **_UNAVAILABLE,
+    },
+)
+def enrol(hub: Hub, wanted: EnrolmentRequest) -> EnrolmentAnswer:
+    """An edge joins with a one-time code. The same again, soon, gives the same answer."""
+    if hub.enrol is None:
+        raise HTTPException(503, "this hub takes no enrolments")
+    try:
+        answer = hub.enrol(wanted.sign_key, wanted.seal_key, wanted.proof)
+    except EnrolmentRefusedError as error:
+        raise HTTPException(error.status, error.detail) from error
+    return EnrolmentAnswer(answer=urlsafe_b64encode(answer).decode().rstrip("="))
+
+
+@router.get("/meetings", tags=["attendance"], responses=_ASKED_FOR_ONE)
+def list_meetings(caller: Asking, hub: Hub, query: Annotated[Meetings, Query()]) -> MeetingList:
+    """Meetings of a sub-tree in a period, with their figures, by start."""
+    asked = str(query.organisation or caller.organisation_public_id)
+    found = _organisation(hub, caller, asked, query)
+    told = Told(hub.zone)
+    return MeetingList(
+        total=len(found.meetings),
+        limit=query.limit,
+        offset=query.offset,
+        as_of=told.time(found.as_of_ms),
+        items=[told.item(each) for each in _slice(found.meetings, query)],
+    )
+
+
+@router.get("/meetings/{public_id}/attendance", tags=["attendance"], responses=_ASKED_FOR_ONE)
+def meeting_attendance(caller: Asking, hub: Hub, public_id: UUID) -> MeetingAttendanceOut:
+    """Everybody a meeting concerns, and how complete the record of it is."""
+    with reading(hub.engine) as conn:
+        found = queries.meeting_attendance(
+            conn, caller.organisation_id, str(public_id), hub.clock(), hub.zone
+        )
+    if found is None:
+        raise HTTPException(404, "public_id: there is no such meeting in your sub-tree")
+    return Told(hub.zone).attendance(found)
+
+
+@router.get("/members/{public_id}/attendance", tags=["attendance"], responses=_ASKED_FOR_ONE)
+def member_attendance(
+    caller: Asking, hub: Hub, public_id: UUID, query: Annotated[Period, Query()]
+) -> MemberAttendanceOut:
+    """A member's meetings in a period, by start; the member must belong to the sub-tree then."""
+    with reading(hub.engine) as conn:
+        found = queries.member_attendance(
+            conn, caller.organisation_id, str(public_id), *_span(hub, query), hub.clock()
+        )
+    if found is None:
+        raise HTTPException(404, "public_id: there is no such member in your sub-tree")
+    told = Told(hub.zone)
+    return MemberAttendanceOut(
+        member=person(found.member),
+        total=len(found.meetings),
+        limit=query.limit,
+        offset=query.offset,
+        as_of=told.time(found.as_of_ms),
+        items=[told.member_item(each) for each in _slice(found.meetings, query)],
+    )
+
+
+@router.get("/organisations/{public_id}/attendance", tags=["attendance"], responses=_ASKED_FOR_ONE)
+def organisation_attendance(
+    caller: Asking, hub: Hub, public_id: UUID, query: Annotated[Period, Query()]
+) -> OrganisationAttendanceOut:
+    """An organisation's meetings and all below it, with sums over the whole period."""
+    found = _organisation(hub, caller, str(public_id), query)
+    told = Told(hub.zone)
+    return OrganisationAttendanceOut(
+        organisation=named(found.organisation),
+        totals=counts(found.totals),
+        total=len(found.meetings),
+        limit=query.limit,
+        offset=query.offset,
+        as_of=told.time(found.as_of_ms),
+        items=[told.item(each) for each in _slice(found.meetings, query)],
+    )
+
+
+@router.get("/openapi.json", include_in_schema=False, dependencies=[Depends(bearer)])
+def openapi(request: Request) -> dict[str, Any]:
+    """The description of all this in OpenAPI."""
+    described: dict[str, Any] = request.app.openapi()
+    return described
+
+
+def _organisation(
+    hub: Context, caller: Caller, public_id: str, query: Period
+) -> queries.OrganisationAttendance:
+    with reading(hub.engine) as conn:
+        found = queries.organisation_attendance(
+            conn, caller.organisation_id, public_id, *_span(hub, query), hub.clock()
+        )
+    if found is None:
+        raise HTTPException(404, "organisation: there is no such one in your sub-tree")
+    return found
+
+
+def _span(hub: Context, query: Period) -> tuple[int, int]:
+    today = datetime.fromtimestamp(hub.clock() / 1000, hub.zone).date()
+    return span_ms(*query.days(today), hub.zone)
+
+
+def _slice(items: tuple[T, ...], query: Period) -> tuple[T, ...]:
+    return items[query.offset : query.offset + query.limit]

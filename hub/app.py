@@ -1,0 +1,95 @@
+"""The hub's pages and API as one ASGI application, and the server that stops without delay.
+
+Composition only: what is answered is in `hub.api` and `hub.web`. One process, one worker.
+"""
+
+import time
+from collections.abc import Callable
+from socket import socket
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy import Engine
+
+from hub.api import routes as api
+from hub.context import Context, Enrol, Health
+from hub.failures import SecurityHeaders, answer_failures
+from hub.web import routes as web
+from hub.web.pages import STATIC
+
+MAX_BODY_BYTES: Final = 64 * 1024
+
+
+def wall_ms() -> int:
+    """Now, in ms since the Unix epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def create_app(
+    engine: Engine,
+    *,
+    zone: ZoneInfo,
+    clock: Callable[[], int] = wall_ms,
+    enrol: Enrol | None = None,
+    health: Health | None = None,
+) -> FastAPI:
+    """The application over an engine whose database is migrated.
+
+    `enrol` None: this process takes no enrolments (503). `health` says what is wrong beyond the
+    database, None meaning nothing; it is asked in a worker thread and must not block.
+    """
+    app = FastAPI(
+        title="shuaka",
+        version="1",
+        summary="刷卡考勤: who attended which meeting",
+        description=api.DESCRIPTION,
+        openapi_url=None,  # served behind the token by hub.api
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=MAX_BODY_BYTES,
+        generate_unique_id_function=_operation_id,
+        redirect_slashes=False,
+    )
+    app.state.context = Context(engine, zone, clock, enrol, health)
+    app.add_middleware(SecurityHeaders)
+    answer_failures(app)
+    app.include_router(api.router)
+    app.include_router(web.router)
+    app.mount("/static", StaticFiles(directory=STATIC), "static")
+    return app
+
+
+class Server(uvicorn.Server):
+    """uvicorn, telling the application when it begins to stop: live streams end at once."""
+
+    def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
+        """`config` must be of `app`."""
+        super().__init__(config)
+        self._context: Context = app.state.context
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Stop listening, let requests finish; live streams are told first."""
+        self._context.closing.set()
+        await super().shutdown(sockets)
+
+
+def serve_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
+    """How the hub serves: no version in its headers, ten seconds for requests to finish."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+        log_config=None,
+        access_log=False,
+        ws="none",
+    )
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,17 @@
+"""Local days of the district, and the spans of time that they are."""
+
+from datetime import date, datetime, timedelta
+from typing import Final
+from zoneinfo import ZoneInfo
+
+FIRST_DAY: Final = date(2000, 1, 1)
+LAST_DAY: Final = date(2199, 12, 31)
+"""What people may ask for lies from FIRST_DAY to LAST_DAY."""
+
+
+def span_ms(first: date, last: date, zone: ZoneInfo) -> tuple[int, int]:
+    """The half-open span in ms of local days, the last one included."""
+    start = datetime(first.year, first.month, first.day, tzinfo=zone)
+    after = last + timedelta(days=1)
+    end = datetime(after.year, after.month, after.day, tzinfo=zone)
+    return round(start.timestamp() * 1000), round(end.timestamp() * 1000)

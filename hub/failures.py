@@ -1,0 +1,134 @@
+"""What every answer has in common: security headers, and failures told in plain words.
+
+The API says `{"detail": "…"}` in English and names the field; pages say it in Chinese. No answer
+repeats what was sent, quotes a database or shows a traceback.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hub.context import NotSignedInError
+from hub.web.pages import error_page
+
+log = structlog.get_logger(__name__)
+
+_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; form-action 'self'; "
+        "base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # Not no-referrer: a form would then be posted with `Origin: null`.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_STATIC: Final = "/static/"
+_FOREVER: Final = "public, max-age=31536000, immutable"
+
+
+class SecurityHeaders:
+    """ASGI middleware: the same strict headers on every answer; only static files are cached."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wraps `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, with the headers added."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_hardened(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                headers["Cache-Control"] = _cache(scope, message["status"])
+            await send(message)
+
+        await self._app(scope, receive, send_hardened)
+
+
+def _cache(scope: Scope, status: int) -> str:
+    # A static file's address names its content (?v=…); without that it is asked for again.
+    if scope["path"].startswith(_STATIC) and status in {200, 304}:
+        return _FOREVER if scope["query_string"].startswith(b"v=") else "no-cache"
+    return "no-store"
+
+
+def answer_failures(app: FastAPI) -> None:
+    """Register what is answered when a request fails."""
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(NotSignedInError, _not_signed_in)
+    for error in (OperationalError, InterfaceError, PoolTimeoutError):
+        app.add_exception_handler(error, _database)
+    app.add_exception_handler(Exception, _bug)
+
+
+def _failure(
+    request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    if request.url.path.startswith("/api/"):
+        return JSONResponse({"detail": detail}, status, headers)
+    return error_page(request, status, headers)
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    detail = error.detail
+    if detail == HTTPStatus(error.status_code).phrase:
+        detail = _WORDS.get(error.status_code, detail)
+    return _failure(request, error.status_code, detail, error.headers)
+
+
+_WORDS: Final = {
+    404: "there is nothing at this address",
+    405: "this address knows no such method",
+    413: "body: is larger than 64 KiB",
+}
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    words = []
+    for each in error.errors():
+        where, *inside = each["loc"]
+        # A JSON error gives a position in place of a name.
+        name = ".".join(str(part) for part in inside if each["type"] != "json_invalid")
+        words.append(f"{name or where}: {each['msg'].removeprefix('Value error, ')}")
+    is_page = not request.url.path.startswith("/api/")
+    return _failure(request, 404 if is_page else 422, "; ".join(words))
+
+
+def _not_signed_in(request: Request, error: Exception) -> Response:
+    assert isinstance(error, NotSignedInError)  # noqa: S101
+    location = error.location if request.method == "GET" else "/sign-in"
+    return RedirectResponse(location, 303)
+
+
+def _database(request: Request, error: Exception) -> Response:
+    log.error("database failed", path=request.url.path, error=repr(error.__cause__ or error))
+    return _failure(
+        request, 503, "the hub's database cannot be used now; try again", {"Retry-After": "5"}
+    )
+
+
+def _bug(request: Request, _error: Exception) -> Response:
+    # Answered outside of the middleware, which therefore adds nothing; the server logs the error.
+    response = _failure(request, 500, "an error of the hub's own; it was logged")
+    response.headers.update({**_HEADERS, "Cache-Control": "no-store"})
+    return response

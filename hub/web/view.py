@@ -1,0 +1,317 @@
+"""What the pages show, worded: made of what the queries give and the present time, nothing else."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Final, Self
+from zoneinfo import ZoneInfo
+
+from hub.domain.attendance import MINUTE_MS
+from hub.domain.terms import Verdict
+from hub.store.queries import (
+    AttendanceRow,
+    Counts,
+    DeviceState,
+    MeetingAttendance,
+    MeetingCounts,
+    MeetingHead,
+)
+
+_WEEKDAYS: Final = "一二三四五六日"
+_RECENT: Final = 6
+
+
+class Phase(StrEnum):
+    """Where a meeting stands now."""
+
+    CANCELLED = "已取消"
+    AHEAD = "未开始"
+    OPEN = "签到中"
+    RUNNING = "进行中"
+    OVER = "已结束"
+
+
+_PHASE_LOOK: Final = {
+    Phase.CANCELLED: ("stop", "stop"),
+    Phase.AHEAD: ("open", "open"),
+    Phase.OPEN: ("info", "tap"),
+    Phase.RUNNING: ("ok", "run"),
+    Phase.OVER: ("open", "flag"),
+}
+
+_VERDICT_LOOK: Final = {
+    Verdict.PRESENT: ("ok", "ok"),
+    Verdict.LATE: ("warn", "late"),
+    Verdict.GUEST: ("info", "guest"),
+    Verdict.NOT_SEEN: ("open", "open"),
+    Verdict.PENDING: ("open", "ask"),
+}
+
+# Who is missing comes first: that is what the page is opened for.
+_ORDER: Final = (Verdict.PENDING, Verdict.NOT_SEEN, Verdict.LATE, Verdict.PRESENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """A state: its colour, its icon, and always its word."""
+
+    style: str
+    icon: str
+    word: str
+
+    @classmethod
+    def of_phase(cls, phase: Phase) -> Self:
+        """A meeting's phase."""
+        return cls(*_PHASE_LOOK[phase], phase.value)
+
+    @classmethod
+    def of_verdict(cls, verdict: Verdict) -> Self:
+        """What is said of a member."""
+        return cls(*_VERDICT_LOOK[verdict], verdict.zh)
+
+
+def phase(meeting: MeetingHead, now_ms: int) -> Phase:
+    """Where `meeting` stands at `now_ms`."""
+    if meeting.cancelled:
+        return Phase.CANCELLED
+    if now_ms < meeting.opens_ms:
+        return Phase.AHEAD
+    if now_ms < meeting.starts_ms:
+        return Phase.OPEN
+    return Phase.RUNNING if now_ms <= meeting.ends_ms else Phase.OVER
+
+
+def next_turn_ms(meeting: MeetingHead, now_ms: int) -> int | None:
+    """When the page reads differently though nothing happens; None when that is all over."""
+    turns = (
+        meeting.opens_ms,
+        meeting.starts_ms,
+        meeting.starts_ms + meeting.grace_minutes * MINUTE_MS + 1,
+        meeting.ends_ms + 1,
+    )
+    return min((each for each in turns if each > now_ms), default=None)
+
+
+def day_words(value: date) -> str:
+    """A day in Chinese, with its weekday."""
+    return f"{value.year}年{value.month}月{value.day}日 星期{_WEEKDAYS[value.weekday()]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A meeting in the list."""
+
+    public_id: str
+    title: str
+    kind: str
+    organisation: str
+    venue: str
+    day: str
+    """Such as 4月24日 周五."""
+    iso: str
+    hours: str
+    chip: Chip
+    cancelled: bool
+    begun: bool
+    """Whether taps can have come in: before that there is nothing to count."""
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Meetings under one heading."""
+
+    title: str
+    note: str
+    lines: tuple[Line, ...]
+    with_day: bool
+
+
+def line(each: MeetingCounts, now_ms: int, zone: ZoneInfo) -> Line:
+    """A meeting as the list shows it."""
+    head = each.meeting
+    starts, ends = _local(head.starts_ms, zone), _local(head.ends_ms, zone)
+    state = phase(head, now_ms)
+    return Line(
+        public_id=head.public_id,
+        title=head.title,
+        kind=head.kind.zh,
+        organisation=head.organisation.name,
+        venue=head.venue.name,
+        day=f"{starts.month}月{starts.day}日 周{_WEEKDAYS[starts.weekday()]}",
+        iso=starts.date().isoformat(),
+        hours=_hours(starts, ends),
+        chip=Chip.of_phase(state),
+        cancelled=head.cancelled,
+        begun=state not in {Phase.AHEAD, Phase.CANCELLED},
+        counts=each.counts,
+    )
+
+
+def around_today(
+    meetings: Iterable[MeetingCounts], today: date, zone: ZoneInfo
+) -> list[tuple[str, MeetingCounts]]:
+    """Each meeting with its heading: today's, then the coming, then the past, latest first."""
+    by: dict[str, list[MeetingCounts]] = {"今天": [], "接下来": [], "之前": []}
+    for each in meetings:
+        day = _local(each.meeting.starts_ms, zone).date()
+        by["今天" if day == today else "接下来" if day > today else "之前"].append(each)
+    by["之前"].reverse()
+    return [(title, each) for title, some in by.items() for each in some]
+
+
+@dataclass(frozen=True, slots=True)
+class PersonLine:
+    """One person of a meeting."""
+
+    key: str
+    """Differs when there is something new about them."""
+    name: str
+    note: str
+    chip: Chip
+    at: str
+    taps: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLine:
+    """A covering device."""
+
+    icon: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attendance:
+    """One meeting with everybody, as the page shows it."""
+
+    public_id: str
+    title: str
+    kind: str
+    organisation: str
+    venue: str
+    day: str
+    hours: str
+    check_in: str
+    """When taps count, and from when they are late."""
+    chip: Chip
+    cancelled: bool
+    over: bool
+    counts: Counts
+    rate: str | None
+    """到会率 in words, None where nobody is expected."""
+    members: tuple[PersonLine, ...]
+    guests: tuple[PersonLine, ...]
+    recent: tuple[PersonLine, ...]
+    devices: tuple[DeviceLine, ...]
+    record: str
+    """Whether all taps are in, in one sentence."""
+    record_icon: str
+    unmatched: int
+    unplaced: int
+    undated: int
+    reasons: tuple[str, ...]
+    as_of: str
+    summary: str
+    """The figures in one sentence, to be read aloud."""
+
+
+def attendance(found: MeetingAttendance, zone: ZoneInfo) -> Attendance:
+    """A meeting as its page shows it at `found.as_of_ms`."""
+    head, counts, now_ms = found.meeting, found.counts, found.as_of_ms
+    starts, ends = _local(head.starts_ms, zone), _local(head.ends_ms, zone)
+    state = phase(head, now_ms)
+    over = state is Phase.OVER
+    people = [(row, _person(number, row, head, zone)) for number, row in enumerate(found.rows)]
+    members = [each for each in people if each[0].verdict is not Verdict.GUEST]
+    members.sort(key=lambda each: (_ORDER.index(each[0].verdict), each[0].at_ms or 0))
+    came = [each for each in people if each[0].at_ms is not None]
+    came.sort(key=lambda each: each[0].at_ms or 0, reverse=True)
+    record_icon, record = _record(found.devices, state)
+    return Attendance(
+        public_id=head.public_id,
+        title=head.title,
+        kind=head.kind.zh,
+        organisation=head.organisation.name,
+        venue=head.venue.name,
+        day=day_words(starts.date()),
+        hours=_hours(starts, ends),
+        check_in=_check_in(head, starts, zone),
+        chip=Chip.of_phase(state),
+        cancelled=head.cancelled,
+        over=over,
+        counts=counts,
+        rate=f"{100 * counts.present / counts.expected:.1f}%" if counts.expected else None,
+        members=tuple(each for _, each in members),
+        guests=tuple(each for row, each in people if row.verdict is Verdict.GUEST),
+        recent=tuple(each for _, each in came[:_RECENT]),
+        devices=tuple(
+            DeviceLine("ok" if each.complete else "alert" if over else "open", each.words)
+            for each in found.devices
+        ),
+        record=record,
+        record_icon=record_icon,
+        unmatched=found.unmatched,
+        unplaced=found.unplaced,
+        undated=found.undated,
+        reasons=found.reasons if over else (),
+        as_of=f"{_local(now_ms, zone):%Y-%m-%d %H:%M:%S}",
+        summary=_summary(counts, over=over),
+    )
+
+
+def _person(number: int, row: AttendanceRow, head: MeetingHead, zone: ZoneInfo) -> PersonLine:
+    person = row.person
+    branch = person.branch or ""
+    if person.name is None:
+        name, note = "外单位人员", branch
+    else:
+        name, note = person.name, "" if branch == head.organisation.name else branch
+    return PersonLine(
+        key=f"{person.public_id or number} {row.verdict} {row.at_ms or ''}",
+        name=name,
+        note=note,
+        chip=Chip.of_verdict(row.verdict),
+        at="" if row.at_ms is None else f"{_local(row.at_ms, zone):%H:%M:%S}",
+        taps=row.taps,
+    )
+
+
+def _check_in(head: MeetingHead, starts: datetime, zone: ZoneInfo) -> str:
+    opens = _local(head.opens_ms, zone)
+    when = f"{opens:%H:%M}" if opens.date() == starts.date() else f"{opens:%m-%d %H:%M}"
+    late = _local(head.starts_ms + head.grace_minutes * MINUTE_MS, zone)
+    return f"{when} 开始，{late:%H:%M} 以后算迟到"
+
+
+def _record(devices: tuple[DeviceState, ...], state: Phase) -> tuple[str, str]:
+    if state is Phase.CANCELLED:
+        return "stop", "会议已取消。"
+    if not devices:
+        return "alert", "会场没有登记签到设备，刷卡情况无从得知。"
+    if all(each.complete for each in devices):
+        return "ok", "会议期间的刷卡记录已全部收齐。"
+    if state is Phase.OVER:
+        return "alert", "会议期间的刷卡记录还没有收齐，实到人数可能增加。"
+    return "open", "会议结束后才能确认记录是否收齐。"
+
+
+def _summary(counts: Counts, *, over: bool) -> str:
+    words = [f"应到{counts.expected}人", f"实到{counts.present}人"]
+    if counts.late:
+        words.append(f"其中迟到{counts.late}人")
+    words.append(f"待定{counts.pending}人" if over else f"未见{counts.not_seen}人")
+    if counts.guests:
+        words.append(f"列席{counts.guests}人")
+    return "，".join(words)
+
+
+def _hours(starts: datetime, ends: datetime) -> str:
+    if starts.date() == ends.date():
+        return f"{starts:%H:%M}–{ends:%H:%M}"
+    return f"{starts:%H:%M}–{ends.month}月{ends.day}日{ends:%H:%M}"
+
+
+def _local(at_ms: int, zone: ZoneInfo) -> datetime:
+    return datetime.fromtimestamp(at_ms / 1000, zone)
