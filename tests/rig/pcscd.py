@@ -1,9 +1,11 @@
 """A private pcscd whose readers are vsmartcard-vpcd's: real daemon, real driver, virtual cards.
 
 It runs without systemd and as any user: the listening socket is made here and handed over the way
-systemd does (sd_listen_fds(3)), and USB drivers are hidden from it: the machine's own daemon keeps
-its socket and its readers. Only the pid file /run/pcscd/pcscd.pid is a fixed path in pcscd; where
-this user may write there, it is rewritten, and removed at the end.
+systemd does (sd_listen_fds(3)), so the machine's own daemon keeps its socket.
+
+Two things it cannot keep apart: the pid file /run/pcscd/pcscd.pid is a fixed path in pcscd, written
+and removed where this user may; and Debian 12's pcscd also finds a USB reader that is plugged in
+(newer ones are told to look for none).
 """
 
 import contextlib
