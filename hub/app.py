@@ -77,19 +77,5 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
-    """How the hub serves: no version in its headers, ten seconds for requests to finish."""
-    return uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        server_header=False,
-        timeout_graceful_shutdown=10,
-        log_config=None,
-        access_log=False,
-        ws="none",
-    )
-
-
 def _operation_id(route: APIRoute) -> str:
     return route.name

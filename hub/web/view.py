@@ -1,5 +1,6 @@
 """What the pages show, worded: made of what the queries give and the present time, nothing else."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -223,7 +224,11 @@ def attendance(found: MeetingAttendance, zone: ZoneInfo) -> Attendance:
     starts, ends = _local(head.starts_ms, zone), _local(head.ends_ms, zone)
     state = phase(head, now_ms)
     over = state is Phase.OVER
-    people = [(row, _person(number, row, head, zone)) for number, row in enumerate(found.rows)]
+    names = Counter(row.person.name for row in found.rows)
+    people = [
+        (row, _person(number, row, head, zone, shared=names[row.person.name] > 1))
+        for number, row in enumerate(found.rows)
+    ]
     members = [each for each in people if each[0].verdict is not Verdict.GUEST]
     members.sort(key=lambda each: (_ORDER.index(each[0].verdict), each[0].at_ms or 0))
     came = [each for each in people if each[0].at_ms is not None]
@@ -255,19 +260,23 @@ def attendance(found: MeetingAttendance, zone: ZoneInfo) -> Attendance:
         unmatched=found.unmatched,
         unplaced=found.unplaced,
         undated=found.undated,
-        reasons=found.reasons if over else (),
+        reasons=_reasons(found) if over else (),
         as_of=f"{_local(now_ms, zone):%Y-%m-%d %H:%M:%S}",
         summary=_summary(counts, over=over),
     )
 
 
-def _person(number: int, row: AttendanceRow, head: MeetingHead, zone: ZoneInfo) -> PersonLine:
+def _person(
+    number: int, row: AttendanceRow, head: MeetingHead, zone: ZoneInfo, *, shared: bool
+) -> PersonLine:
     person = row.person
     branch = person.branch or ""
     if person.name is None:
         name, note = "外单位人员", branch
     else:
-        name, note = person.name, "" if branch == head.organisation.name else branch
+        away = "" if branch == head.organisation.name else branch
+        code = f"编号 {person.code}" if shared else ""
+        name, note = person.name, " ".join(part for part in (away, code) if part)
     return PersonLine(
         key=f"{person.public_id or number} {row.verdict} {row.at_ms or ''}",
         name=name,
@@ -295,6 +304,13 @@ def _record(devices: tuple[DeviceState, ...], state: Phase) -> tuple[str, str]:
     if state is Phase.OVER:
         return "alert", "会议期间的刷卡记录还没有收齐，实到人数可能增加。"
     return "open", "会议结束后才能确认记录是否收齐。"
+
+
+def _reasons(found: MeetingAttendance) -> tuple[str, ...]:
+    # What is said of each device stands on the page already.
+    devices = {each.words for each in found.devices}
+    others = tuple(each for each in found.reasons if each not in devices)
+    return others if len(others) == len(found.reasons) else ("刷卡记录还没有收齐（见上）", *others)
 
 
 def _summary(counts: Counts, *, over: bool) -> str:

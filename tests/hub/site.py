@@ -9,10 +9,11 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import httpx
+import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
-from hub.app import Server, create_app, serve_config
+from hub.app import Server, create_app
 from hub.auth.tokens import new_token
 from hub.context import Enrol, Health
 from hub.derive import derive_batch
@@ -97,7 +98,7 @@ class Client:
 @contextmanager
 def serving(app: FastAPI) -> Iterator[tuple[str, Callable[[], None]]]:
     """A real server on a free loopback port: its URL, and how to tell it to stop."""
-    config = serve_config(app, "127.0.0.1", 0)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, ws="none")
     server = Server(app, config)
     thread = threading.Thread(target=server.run)
     thread.start()
