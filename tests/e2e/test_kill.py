@@ -8,6 +8,7 @@ kills come at random moments. The seed decides order and delays, and is printed.
 
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.venue import Venue
-from tests.rig import Direction, wait_for
+from tests.rig import wait_for
 
 ROUNDS = int(os.environ.get("SHUAKA_KILL_ROUNDS", "5"))
 SEED = int(os.environ.get("SHUAKA_KILL_SEED", "20261124"))
@@ -55,36 +56,36 @@ def commit_to_light(venue: Venue, _chance: random.Random) -> None:
 
 def publish_to_receipt(venue: Venue, chance: random.Random) -> None:
     wait_for(lambda: venue.without_receipt() == 0, "receipts so far", 30)
-    venue.edge_line.hold(Direction.TO_CLIENT)
+    venue.edge_line.hold("to_client")
     uid = venue.tap()
     venue.wait_at_hub(uid)
     time.sleep(chance.uniform(0, 0.1))
     assert venue.without_receipt() > 0
     venue.edge.kill()
-    venue.edge_line.release(Direction.TO_CLIENT)
+    venue.edge_line.release("to_client")
     venue.ledger.phases["publish → receipt"] += 1
     venue.edge.start()
 
 
 def hub_commit_to_receipt(venue: Venue, chance: random.Random) -> None:
     wait_for(lambda: venue.without_receipt() == 0, "receipts so far", 30)
-    venue.hub_line.hold(Direction.TO_SERVER)
+    venue.hub_line.hold("to_server")
     uid = venue.tap()
     venue.wait_at_hub(uid)
     time.sleep(chance.uniform(0, 0.05))
     assert venue.without_receipt() > 0
     venue.hub.kill()
     venue.hub_line.cut()
-    venue.hub_line.release(Direction.TO_SERVER)
+    venue.hub_line.release("to_server")
     venue.ledger.phases["hub commit → receipt"] += 1
     venue.hub.start()
 
 
 def edge_at_any_moment(venue: Venue, chance: random.Random) -> None:
+    """From the moment on at which the UID leaves the card, over the time that a light takes."""
     stored = venue.in_journal()
     acknowledged = len(venue.ledger.acknowledged)
-    with venue.tapping():
-        time.sleep(chance.uniform(0, 0.008))
+    with venue.tapping(lambda: _kill_in(venue.edge.pid, chance.uniform(0, 0.006))):
         venue.edge.kill()
     if len(venue.ledger.acknowledged) > acknowledged:
         venue.ledger.phases["at random: after the light"] += 1
@@ -96,12 +97,19 @@ def edge_at_any_moment(venue: Venue, chance: random.Random) -> None:
 
 
 def hub_at_any_moment(venue: Venue, chance: random.Random) -> None:
-    uid = venue.tap()
-    time.sleep(chance.uniform(0, 0.01))
-    venue.hub.kill()
+    delay = chance.uniform(0, 0.02)
+    seen = len(venue.edge.lights)
+    with venue.tapping(lambda: _kill_in(venue.hub.child.pid, delay)) as uid:
+        venue.edge.wait_recorded(seen)
+        venue.hub.kill()
     stored = uid in venue.at_hub()
     venue.ledger.phases[f"at random: hub {'after' if stored else 'before'} its commit"] += 1
     venue.hub.start()
+
+
+def _kill_in(pid: int, delay_s: float) -> None:
+    time.sleep(delay_s)
+    os.kill(pid, signal.SIGKILL)
 
 
 PHASES: tuple[Callable[[Venue, random.Random], None], ...] = (
@@ -143,10 +151,10 @@ def test_a_broker_that_loses_everything_costs_nothing(venue: Venue) -> None:
     """Its state is gone while taps are unsent, and while others are sent without a receipt."""
     venue.tap()
     wait_for(lambda: venue.without_receipt() == 0, "a first receipt")
-    venue.hub_line.hold(Direction.TO_SERVER)  # what arrives is stored, and no receipt comes back
+    venue.hub_line.hold("to_server")  # what arrives is stored, and no receipt comes back
     sent = [venue.tap() for _ in range(3)]
     venue.wait_at_hub(sent[-1])
-    venue.hub_line.hold(Direction.TO_CLIENT)  # what is sent now stays in the broker
+    venue.hub_line.hold("to_client")  # what is sent now stays in the broker
     stuck = [venue.tap() for _ in range(3)]
     time.sleep(0.5)
     assert venue.without_receipt() >= 6
@@ -155,8 +163,8 @@ def test_a_broker_that_loses_everything_costs_nothing(venue: Venue) -> None:
     unsent = [venue.tap() for _ in range(3)]
     venue.hub_line.cut()
     venue.edge_line.cut()
-    venue.hub_line.release(Direction.TO_SERVER)
-    venue.hub_line.release(Direction.TO_CLIENT)
+    venue.hub_line.release("to_server")
+    venue.hub_line.release("to_client")
     assert not set(unsent) & set(venue.at_hub())
     venue.mosquitto.start()
     venue.check()

@@ -7,7 +7,7 @@ What was presented and what was acknowledged is kept here, outside of every proc
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,19 +89,23 @@ class Venue:
         return uid
 
     @contextmanager
-    def tapping(self) -> Iterator[str]:
+    def tapping(self, when_read: Callable[[], None] | None = None) -> Iterator[str]:
         """Holds a new card to the reader until the block ends, where it must have been read.
 
-        A light that shows until the edge is killed, in the block, is noted.
+        `when_read` is called at the moment at which the UID leaves the card. A light that shows
+        before the block ends is noted.
         """
         uid = self.ledger.next_card()
         seen = len(self.edge.lights)
         answers = len(self.reader.answers)
+        if when_read is not None:
+            self.reader.on_answer = lambda _answer: when_read()
         self.reader.present(UidCard(bytes.fromhex(uid)))
         wait_for(lambda: len(self.reader.answers) > answers, "a card that was read")
         try:
             yield uid
         finally:
+            self.reader.on_answer = None
             self.reader.remove()
             if any(light.recorded for light in self.edge.lights[seen:]):
                 self.ledger.acknowledged.append(uid)
