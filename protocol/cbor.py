@@ -46,6 +46,7 @@ def _read(stream: BytesIO, what: str) -> Value:
             allow_duplicate_keys=False,
             strict_hashable_types=False,
             semantic_decoders=_NO_TAGS,
+            tag_hook=_refuse_tag,
         ).decode()
     except RemoteError:
         raise
@@ -132,7 +133,7 @@ def _wrong(what: str, detail: str) -> NoReturn:
     raise RemoteError(Reason.MALFORMED, f"{what}: {detail}")
 
 
-def _refuse_tag(_decoder: object) -> NoReturn:
+def _refuse_tag(*_: object) -> NoReturn:
     raise RemoteError(Reason.MALFORMED, "a CBOR tag where none belongs")
 
 

@@ -399,14 +399,10 @@ def test_bombs_go_off_in_little_time_and_memory(kind: Kind, bomb: bytes) -> None
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
 
 
-def test_no_tag_is_ever_built() -> None:
-    for tag in range(70_000):
+def test_no_tag_is_read() -> None:
+    for tag in [*range(70_000), 1 << 32, (1 << 64) - 1]:
         head = cbor2.dumps(cbor2.CBORTag(tag, 0))
-        try:
-            value = cbor.decode(head, "tag")
-        except RemoteError:
-            continue
-        assert type(value) is cbor2.CBORTag, tag
+        assert refused(lambda data: cbor.decode(data, "tag"), head).reason is Reason.MALFORMED
 
 
 @pytest.mark.parametrize("size", [MAX_MESSAGE_BYTES + 1, 1 << 20])
