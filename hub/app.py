@@ -6,7 +6,6 @@ Composition only: what is answered is in `hub.api` and `hub.web`. One process, o
 import time
 from collections.abc import Callable
 from socket import socket
-from typing import Final
 from zoneinfo import ZoneInfo
 
 import uvicorn
@@ -17,11 +16,9 @@ from sqlalchemy import Engine
 
 from hub.api import routes as api
 from hub.context import Context, Enrol, Health
-from hub.failures import SecurityHeaders, answer_failures
+from hub.failures import BodyLimit, SecurityHeaders, answer_failures
 from hub.web import routes as web
 from hub.web.pages import STATIC
-
-MAX_BODY_BYTES: Final = 64 * 1024
 
 
 def wall_ms() -> int:
@@ -50,11 +47,11 @@ def create_app(
         openapi_url=None,  # served behind the token by hub.api
         docs_url=None,
         redoc_url=None,
-        max_body_size=MAX_BODY_BYTES,
         generate_unique_id_function=_operation_id,
         redirect_slashes=False,
     )
     app.state.context = Context(engine, zone, clock, enrol, health)
+    app.add_middleware(BodyLimit)
     app.add_middleware(SecurityHeaders)
     answer_failures(app)
     app.include_router(api.router)

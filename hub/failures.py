@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,6 +35,7 @@ _HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+MAX_BODY_BYTES: Final = 64 * 1024
 _STATIC: Final = "/static/"
 _FOREVER: Final = "public, max-age=31536000, immutable"
 
@@ -60,6 +61,35 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_hardened)
+
+
+class BodyLimit:
+    """ASGI middleware: a larger body than `MAX_BODY_BYTES` is refused, declared or not."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wraps `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or refuse with 413."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
+            await _failure(Request(scope), 413, _WORDS[413])(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_some() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_BODY_BYTES:
+                raise HTTPException(413)
+            return message
+
+        await self._app(scope, receive_some, send)
 
 
 def _cache(scope: Scope, status: int) -> str:
@@ -90,7 +120,7 @@ def _failure(
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     detail = error.detail
-    if detail == HTTPStatus(error.status_code).phrase:
+    if detail == HTTPStatus(error.status_code).phrase:  # none was given
         detail = _WORDS.get(error.status_code, detail)
     return _failure(request, error.status_code, detail, error.headers)
 
@@ -109,7 +139,10 @@ def _invalid(request: Request, error: Exception) -> Response:
         where, *inside = each["loc"]
         # A JSON error gives a position in place of a name.
         name = ".".join(str(part) for part in inside if each["type"] != "json_invalid")
-        words.append(f"{name or where}: {each['msg'].removeprefix('Value error, ')}")
+        said = each["msg"].removeprefix("Value error, ")
+        # A rule about several fields names them itself.
+        by_itself = not name and each["type"] == "value_error"
+        words.append(said if by_itself else f"{name or where}: {said}")
     is_page = not request.url.path.startswith("/api/")
     return _failure(request, 404 if is_page else 422, "; ".join(words))
 

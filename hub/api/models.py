@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PlainValidator,
     WithJsonSchema,
     model_validator,
 )
@@ -30,19 +31,30 @@ BACK_DAYS: Final = 90
 AHEAD_DAYS: Final = 30
 MAX_LIMIT: Final = 500
 MAX_OFFSET: Final = 1_000_000
+_DAY_SCHEMA: Final[dict[str, Any]] = {
+    "type": "string",
+    "format": "date",
+    "examples": ["2026-07-01"],
+}
 
 
 # --- In ---------------------------------------------------------------------------------------
 
 
-def _iso_day(value: Any) -> Any:
+def _day(value: Any) -> Any:
     # Pydantic would also take a number of seconds for a date.
-    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
         raise ValueError("is no day such as 2026-07-01")
-    return value
+    try:
+        day = date.fromisoformat(value)
+    except ValueError:
+        raise ValueError("is no day of the calendar") from None
+    if not FIRST_DAY <= day <= LAST_DAY:
+        raise ValueError(f"is not between {FIRST_DAY} and {LAST_DAY}")
+    return day
 
 
-Day = Annotated[date, BeforeValidator(_iso_day), Field(ge=FIRST_DAY, le=LAST_DAY)]
+Day = Annotated[date, PlainValidator(_day), WithJsonSchema(_DAY_SCHEMA)]
 
 
 class Period(BaseModel):

@@ -93,6 +93,7 @@ def health(hub: Hub) -> Healthy:
     "/enrol",
     tags=["devices"],
     responses={
+        400: _problem("The body is no text."),
         403: _problem("No code that is valid now fits the proof."),
         409: _problem("The code was used already."),
         413: _problem("The request is too large."),
