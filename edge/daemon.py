@@ -96,7 +96,7 @@ class Daemon:
             read_timeout_ms=self._config.readers.read_timeout_ms,
         )
         broker = Broker.parse(self._config.mqtt.url or enrolment.mqtt_url)
-        courier = Courier(self._data, enrolment, keys.sign, broker, recorder)
+        courier = Courier(self._data, enrolment, keys, broker, recorder)
         recorder.start(courier)
         courier.start()
         readers = self._readers()

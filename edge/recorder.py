@@ -15,7 +15,7 @@ from typing import Final, Protocol, assert_never
 
 from edge.clock import Clock
 from edge.couriers.mqtt import Appended, CourierEvent, JournalState, Opened, Pruned
-from edge.feedback import Feedback, Notice, Outcome, Standing
+from edge.feedback import ALREADY_RECOGNISED, Feedback, Notice, Outcome, Standing
 from edge.readers import (
     CardGone,
     CardRead,
@@ -38,6 +38,7 @@ from edge.taps import Debounce
 from protocol import journal as entries
 from protocol.batch import ReaderState
 from protocol.journal import ClockSample, Entry, Stamp
+from protocol.roster import Known, Roster
 
 MAX_GROUP: Final = 64
 TICK_S: Final = 0.5
@@ -68,6 +69,11 @@ class _NewGeneration:
 
 
 @dataclass(frozen=True, slots=True)
+class _NewRoster:
+    roster: Roster
+
+
+@dataclass(frozen=True, slots=True)
 class _AskState:
     at: Stamp
 
@@ -77,7 +83,7 @@ class _Stop:
     pass
 
 
-_Event = ReaderEvent | _Release | _NewGeneration | _AskState | _Stop
+_Event = ReaderEvent | _Release | _NewGeneration | _NewRoster | _AskState | _Stop
 
 
 class Recorder:
@@ -108,6 +114,7 @@ class Recorder:
         self._sampled = Stamp(0, 0, trusted=False)
         self._cards: list[CardRead] = []
         self._entries: list[Entry] = []
+        self._roster: Roster | None = None
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
     def start(self, listener: Told) -> None:
@@ -151,6 +158,9 @@ class Recorder:
 
     def new_generation(self, generation: int) -> None:
         self._events.put(_NewGeneration(generation))
+
+    def new_roster(self, roster: Roster) -> None:
+        self._events.put(_NewRoster(roster))
 
     def ask_state(self) -> None:
         # Whatever was tapped before `at` has been read, or given up, and put into the queue by
@@ -199,6 +209,8 @@ class Recorder:
                 self._commit()
                 if self._journal is not None:
                     self._journal.new_generation(generation)
+            case _NewRoster(roster):
+                self._roster = roster
             case _AskState(at):
                 self._commit()
                 self._tell_state(at)
@@ -213,7 +225,9 @@ class Recorder:
         if any(each.credential == event.credential for each in self._cards):
             self._commit()
         if self._debounce.repeats(event.credential, event.boottime_ms):
-            self._feedback.show(Notice(Outcome.ALREADY, event.reader))
+            recognised = self._recorded_as(event) is Outcome.RECOGNISED
+            words = ALREADY_RECOGNISED if recognised else ""
+            self._feedback.show(Notice(Outcome.ALREADY, event.reader, words))
         else:
             self._cards.append(event)
 
@@ -253,9 +267,22 @@ class Recorder:
             self._lose_journal(error)
             return
         for card in cards:
-            self._feedback.show(Notice(Outcome.RECORDED, card.reader))
+            self._feedback.show(Notice(self._recorded_as(card), card.reader))
             self._debounce.recorded(card.credential, card.boottime_ms)
         self._notify(Appended(self._journal.epoch, head))
+
+    def _recorded_as(self, card: CardRead) -> Outcome:
+        """The light for a tap that is durable: neutral wherever there is nothing to know it by."""
+        at = self._stamp(card.boottime_ms)
+        if self._roster is None or not at.trusted:
+            return Outcome.RECORDED
+        match self._roster.known(card.credential, at.wall_ms):
+            case Known.EXPECTED:
+                return Outcome.RECOGNISED
+            case Known.STRANGE:
+                return Outcome.UNKNOWN
+            case Known.SILENT:
+                return Outcome.RECORDED
 
     def _show_failed(self, cards: list[CardRead]) -> None:
         for card in cards:

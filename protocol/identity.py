@@ -38,6 +38,7 @@ class MessageType(StrEnum):
     HEARTBEAT = "heartbeat"
     RECEIPT = "receipt"
     HUB_STATE = "hub-state"
+    ROSTER = "roster"
     ENROLMENT = "enrolment"
 
 

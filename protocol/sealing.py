@@ -28,15 +28,25 @@ MAX_SEALED_BYTES: Final = 1024
 _SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
 
+def seal_to(public_key: bytes, content: bytes, info: bytes) -> bytes:
+    """`content` for the owner of `public_key` (X25519, raw) alone, bound to `info`; +48 bytes."""
+    return _SUITE.encrypt(content, sealing_key(public_key), info=info)
+
+
+def open_sealed(key: OpeningKey, sealed: bytes, info: bytes) -> bytes:
+    """What `seal_to` sealed for `key` with the same `info`; InvalidTag or ValueError otherwise."""
+    return _SUITE.decrypt(sealed, key.key, info=info)
+
+
 def wrap_content_key(content_key: bytes, hub_seal: bytes, edge: bytes, epoch: bytes) -> bytes:
     """`content_key` for the owner of `hub_seal` alone: 80 bytes, encapsulation first."""
-    return _SUITE.encrypt(content_key, sealing_key(hub_seal), info=_info(edge, epoch))
+    return seal_to(hub_seal, content_key, _info(edge, epoch))
 
 
 def unwrap_content_key(wrapped: bytes, key: OpeningKey, edge: bytes, epoch: bytes) -> bytes:
     """The content key; RemoteError(MALFORMED) if it was not wrapped for `key`, edge and epoch."""
     try:
-        content_key = _SUITE.decrypt(wrapped, key.key, info=_info(edge, epoch))
+        content_key = open_sealed(key, wrapped, _info(edge, epoch))
     except (InvalidTag, ValueError) as error:
         raise RemoteError(Reason.MALFORMED, "the content key cannot be unwrapped") from error
     if len(content_key) != CONTENT_KEY_BYTES:

@@ -6,9 +6,10 @@
 | shuaka/v1/up/<edge>/hello | edge | no | signed Hello |
 | shuaka/v1/up/<edge>/state | edge | no | signed Heartbeat |
 | shuaka/v1/down/<edge>/receipt | hub | no | signed Receipt |
+| shuaka/v1/down/<edge>/roster | hub | no | signed Roster, sealed to the edge |
 | shuaka/v1/hub/state | hub | yes, and its will | signed HubState |
 
-`down/<edge>/config` and `down/<edge>/roster` are kept for later.
+`down/<edge>/config` is kept for later.
 """
 
 import re
@@ -36,6 +37,10 @@ def up(edge: bytes, channel: Up) -> str:
 
 def receipt(edge: bytes) -> str:
     return f"shuaka/v1/down/{edge.hex()}/receipt"
+
+
+def roster(edge: bytes) -> str:
+    return f"shuaka/v1/down/{edge.hex()}/roster"
 
 
 def parse_up(topic: str) -> tuple[bytes, Up]:

@@ -24,13 +24,23 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from edge.enrol import Keys
 from edge.store import JournalError, JournalReader
 from protocol import topics
-from protocol.batch import Heartbeat, Hello, ReaderState, open_hub_state, open_receipt, seal_batch
-from protocol.delivery import NewGeneration, Refused, Released, Sender
+from protocol.batch import (
+    Heartbeat,
+    Hello,
+    HubState,
+    ReaderState,
+    open_hub_state,
+    open_receipt,
+    seal_batch,
+)
+from protocol.delivery import NewGeneration, Outcome, Refused, Released, Sender
 from protocol.errors import RemoteError
-from protocol.identity import MAX_MESSAGE_BYTES, Enrolment, MessageType, SigningKey
+from protocol.identity import MAX_MESSAGE_BYTES, Enrolment, MessageType
 from protocol.journal import Stamp
+from protocol.roster import Roster
 from protocol.topics import Broker
 
 KEEPALIVE_S: Final = 15
@@ -38,6 +48,8 @@ HEARTBEAT_MS: Final = 30_000
 LONGEST_WAIT_MS: Final = 1_000
 NO_MATCHING_SUBSCRIBERS: Final = 0x10  # MQTT 5 §3.4.2.1
 MAX_INCOMING: Final = 256
+MAX_AT_ONCE: Final = 64
+"""Events handled before something is sent again: a flood must not keep taps from going out."""
 
 log = logging.getLogger(__name__)
 
@@ -229,6 +241,8 @@ class JournalOwner(Protocol):
 
     def new_generation(self, generation: int) -> None: ...
 
+    def new_roster(self, roster: Roster) -> None: ...
+
     def ask_state(self) -> None:
         """Answered by a `JournalState` to `Courier.tell`, once all taps so far are recorded."""
 
@@ -250,19 +264,25 @@ class Courier:
         self,
         data: Path,
         enrolment: Enrolment,
-        key: SigningKey,
+        keys: Keys,
         broker: Broker,
         owner: JournalOwner,
     ) -> None:
         self._data = data
         self._enrolment = enrolment
-        self._key = key
+        self._keys = keys
         self._owner = owner
         self._events: queue.SimpleQueue[CourierEvent] = queue.SimpleQueue()
         self._sender = Sender(enrolment.edge, enrolment.generation, random.Random())
         self._receipts = topics.receipt(enrolment.edge)
+        self._rosters = topics.roster(enrolment.edge)
+        self._roster_issued_ms = 0
+        self._greeted = (0, 0)
         self._link = Link(
-            broker, enrolment.edge.hex(), [self._receipts, topics.HUB_STATE], self.tell
+            broker,
+            enrolment.edge.hex(),
+            [self._receipts, self._rosters, topics.HUB_STATE],
+            self.tell,
         )
         self._reader: JournalReader | None = None
         self._epoch = b""
@@ -311,18 +331,9 @@ class Courier:
             time.sleep(2)
 
     def _loop(self) -> None:
-        while True:
-            try:
-                event = self._events.get(timeout=self._wait_s())
-            except queue.Empty:
-                pass
-            else:
-                if isinstance(event, Stop):
-                    self._send_all()
-                    return
-                self._handle(event)
-                if not self._events.empty():
-                    continue
+        going = True
+        while going:
+            going = self._handle_what_waits()
             self._send_all()
             self._heartbeat_if_due()
             self._health = replace(
@@ -330,6 +341,18 @@ class Courier:
                 connected=self._connected,
                 unreceipted=self._sender.unreceipted(),
             )
+
+    def _handle_what_waits(self) -> bool:
+        """Waits for an event, then handles a bounded number of them; False at the end."""
+        for handled in range(MAX_AT_ONCE):
+            try:
+                event = self._events.get(timeout=0 if handled else self._wait_s())
+            except queue.Empty:
+                break
+            if isinstance(event, Stop):
+                return False
+            self._handle(event)
+        return True
 
     def _wait_s(self) -> float:
         wake = self._sender.wake_at()
@@ -348,6 +371,7 @@ class Courier:
                     self._sender.pruned(epoch, first)
             case Connected():
                 self._connected = True
+                self._greeted = (0, 0)
                 self._sender.connected(_now())
                 self._hello()
                 self._owner.ask_state()
@@ -402,7 +426,7 @@ class Courier:
             self._sync()
         while (send := self._sender.next(_now())) is not None:
             batch, subjects = self._journal().batch(send.epoch, send.first, send.last)
-            payload = seal_batch(batch, self._key, subjects)
+            payload = seal_batch(batch, self._keys.sign, subjects)
             if not self._link.publish(topics.up(self._enrolment.edge, topics.Up.JOURNAL), payload):
                 self._sender.disconnected()
                 return
@@ -415,7 +439,10 @@ class Courier:
                 receipt = open_receipt(payload, hub)
                 outcomes = self._sender.receipt(receipt, self._journal().digest, _now())
             elif topic == topics.HUB_STATE:
-                outcomes = self._sender.hub_state(open_hub_state(payload, hub), _now())
+                outcomes = self._hub_state(open_hub_state(payload, hub))
+            elif topic == self._rosters:
+                self._take_roster(Roster.open(payload, hub, self._enrolment.edge, self._keys.seal))
+                return
             else:
                 return
         except RemoteError as error:
@@ -438,6 +465,20 @@ class Courier:
                         reason,
                     )
                     self._health = replace(self._health, alarm=reason)
+
+    def _hub_state(self, state: HubState) -> list[Outcome]:
+        """A hub that has just come has heard no hello of ours: the broker keeps none for it."""
+        session = (state.generation, state.session)
+        if state.online and session > self._greeted:
+            self._greeted = session
+            self._hello()
+            self._owner.ask_state()
+        return self._sender.hub_state(state, _now())
+
+    def _take_roster(self, roster: Roster) -> None:
+        if roster.issued_ms > self._roster_issued_ms:  # an older one may be played back
+            self._roster_issued_ms = roster.issued_ms
+            self._owner.new_roster(roster)
 
     def _hello(self) -> None:
         if self._synced:
@@ -465,7 +506,7 @@ class Courier:
     def _publish(self, channel: topics.Up, message: MessageType, payload: bytes) -> None:
         """Sends what nobody waits for: a lost one is followed by another."""
         self._link.publish(
-            topics.up(self._enrolment.edge, channel), self._key.sign(message, payload)
+            topics.up(self._enrolment.edge, channel), self._keys.sign.sign(message, payload)
         )
 
 

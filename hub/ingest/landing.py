@@ -66,6 +66,8 @@ class Landed:
     batches: int = 0
     heartbeats: int = 0
     rejected: Counter[Reason] = field(default_factory=Counter)
+    heard: dict[bytes, bool] = field(default_factory=dict)
+    """Edges that said a hello (True) or a heartbeat (False): they may want a roster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +296,7 @@ class _Run:
             case Batch() as batch:
                 self._batch(each, batch)
             case Hello() as hello:
+                self._landed.heard[each.device.edge] = True
                 held = ((each.device.edge, epoch) for epoch, _, _ in hello.held)
                 for key in [each.epoch, *held]:
                     if key in self._epochs:
@@ -386,6 +389,7 @@ class _Run:
         if each.epoch not in self._epochs:
             raise RemoteError(Reason.UNKNOWN_EPOCH, "a heartbeat of an epoch not yet known")
         self._landed.heartbeats += 1
+        self._landed.heard.setdefault(each.device.edge, False)
         self._heartbeats.append(
             {
                 "device_id": each.device.id,

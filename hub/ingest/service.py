@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hub import derive
 from hub.ingest.landing import Landed, Landing, Message
+from hub.ingest.rosters import Rosters
 from hub.keys import Keyring
 from hub.store.state import begin_session, generation
 from protocol import topics
@@ -81,6 +82,7 @@ class Ingest:
         self._keyring = keyring
         self._now_ms = now_ms
         self._landing = Landing(keyring)
+        self._rosters = Rosters(engine, keyring.sign)
         self._arrivals: queue.Queue[_Arrival | None] = queue.Queue()
         self._network = _Network(broker, self._arrivals, self._state, self)
         self.health = IngestHealth()
@@ -162,12 +164,21 @@ class Ingest:
             )
         for arrival in group:
             arrival.acknowledge()
+        self._send_rosters(landed.heard)
         self.health.entries += landed.entries
         self.health.rejected += landed.rejected.total()
         if landed.batches or landed.heartbeats:
             self._derive_at = min(self._derive_at, time.monotonic())
         if landed.rejected:
             log.warning("not taken", **_plain(landed.rejected))
+
+    def _send_rosters(self, heard: Mapping[bytes, bool]) -> None:
+        """Tells devices whom to greet; a failure costs them a colour and nothing else."""
+        try:
+            for edge, payload in self._rosters.due(heard, self._now_ms()):
+                self._network.publish(topics.roster(edge), payload)
+        except Exception:
+            log.exception("no rosters were sent")
 
     def _land(self, messages: Sequence[Message]) -> Landed:
         """Commits `messages`; where they make the code fail, those that do are left out."""
@@ -191,6 +202,7 @@ class Ingest:
                 first.batches + second.batches,
                 first.heartbeats + second.heartbeats,
                 first.rejected + second.rejected,
+                first.heard | second.heard,
             )
 
     def _derive_if_due(self) -> None:

@@ -391,6 +391,46 @@ def member_attendance(
     )
 
 
+# --- Rosters ----------------------------------------------------------------------------------
+
+
+def expected_cards(
+    conn: Connection, device_id: int, now_ms: int, until_ms: int
+) -> dict[tuple[int, int], list[tuple[str, str, str]]]:
+    """The cards that meetings at a device's venue expect, by check-in window (opens, ends).
+
+    Of the meetings that end after `now_ms` and open before `until_ms`; a card is (scheme, issuer,
+    value). No scope: this is for the device, sealed.
+    """
+    p, b, c, meetings = s.placements.c, s.bindings.c, s.credentials.c, s.meetings.c
+    found: dict[tuple[int, int], list[tuple[str, str, str]]] = defaultdict(list)
+    for row in conn.execute(
+        select(meetings.opens_ms, meetings.ends_ms, c.scheme, c.issuer, c.value)
+        .distinct()
+        .select_from(s.meetings)
+        .join(s.placements, and_(p.venue_id == meetings.venue_id, _holds(s.placements, now_ms)))
+        .join(s.memberships, _IS_EXPECTED)
+        .join(
+            s.bindings,
+            and_(
+                b.member_id == s.memberships.c.member_id,
+                _holds(s.bindings, meetings.starts_ms),
+            ),
+        )
+        .join(s.credentials, c.card_id == b.card_id)
+        .where(
+            p.device_id == device_id,
+            ~meetings.cancelled,
+            meetings.ends_ms >= now_ms,
+            meetings.opens_ms <= until_ms,
+            c.value.is_not(None),
+        )
+        .order_by(meetings.opens_ms, meetings.ends_ms, c.scheme, c.issuer, c.value)
+    ):
+        found[row.opens_ms, row.ends_ms].append((row.scheme, row.issuer, row.value))
+    return dict(found)
+
+
 # --- Helpers ----------------------------------------------------------------------------------
 
 _NOBODY: Final = Counts(0, 0, 0, 0, 0, 0)

@@ -1,0 +1,86 @@
+"""Rosters for the doors: which cards the meetings of the next hours expect at a device's venue.
+
+A device is sent one when it says hello, and when a heartbeat comes and the roster has changed
+since. Sealed to the device (protocol.roster); never kept, never retained. A venue that expects
+more cards than a roster holds gets an empty one: its door then shows the neutral light.
+"""
+
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Engine, select
+
+from hub.domain.terms import DeviceStatus
+from hub.store import schema as s
+from hub.store.engine import reading
+from hub.store.queries import expected_cards
+from protocol.credential import Credential
+from protocol.identity import SigningKey
+from protocol.roster import (
+    KEY_BYTES,
+    MAX_CARDS,
+    MAX_MEETINGS,
+    OpenMeeting,
+    Roster,
+    cards_of,
+)
+
+AHEAD_MS: Final = 12 * 3600 * 1000
+"""A roster speaks of the meetings whose check-in opens within this."""
+
+
+class Rosters:
+    """Makes rosters, and remembers what each device was told last."""
+
+    def __init__(self, engine: Engine, key: SigningKey) -> None:
+        self._engine = engine
+        self._key = key
+        self._told: dict[bytes, object] = {}
+
+    def due(self, heard: Mapping[bytes, bool], now_ms: int) -> Iterator[tuple[bytes, bytes]]:
+        """(edge, payload) for each device of `heard` that is to be told something now.
+
+        `heard`: whether it said hello (it then knows nothing) or only gave a sign of life.
+        """
+        if not heard:
+            return
+        with reading(self._engine) as conn:
+            d = s.devices.c
+            devices = conn.execute(
+                select(d.id, d.public_id, d.seal_key).where(
+                    d.public_id.in_([UUID(bytes=edge) for edge in heard]),
+                    d.status == DeviceStatus.ACTIVE,
+                    d.seal_key.is_not(None),
+                )
+            ).all()
+            wanted = {
+                device: expected_cards(conn, device.id, now_ms, now_ms + AHEAD_MS)
+                for device in devices
+            }
+        for device, meetings in wanted.items():
+            edge = device.public_id.bytes
+            if not heard[edge] and self._told.get(edge) == meetings:
+                continue
+            self._told[edge] = meetings
+            yield edge, self._roster(edge, meetings, now_ms).seal(self._key, device.seal_key)
+
+    def _roster(
+        self,
+        edge: bytes,
+        meetings: Mapping[tuple[int, int], list[tuple[str, str, str]]],
+        now_ms: int,
+    ) -> Roster:
+        key = secrets.token_bytes(KEY_BYTES)
+        if len(meetings) > MAX_MEETINGS or sum(map(len, meetings.values())) > MAX_CARDS:
+            return Roster(edge, now_ms, key, ())
+        return Roster(
+            edge,
+            now_ms,
+            key,
+            tuple(
+                OpenMeeting(opens_ms, ends_ms, cards_of(key, (Credential(*card) for card in cards)))
+                for (opens_ms, ends_ms), cards in meetings.items()
+            ),
+        )
