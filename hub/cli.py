@@ -250,6 +250,31 @@ def import_file(
 
 
 @app.command()
+def rejections(
+    last: Annotated[int, typer.Option("--last", min=0, help="how many samples to show")] = 10,
+    config: Config = None,
+) -> None:
+    """Show what was not taken in, by reason, and samples of the latest."""
+    counts, samples = schema.rejection_counts.c, schema.rejections.c
+    with _Hub.open(config) as hub, reading(hub.engine) as conn:
+        zone = _zone(conn)
+        by_reason = conn.execute(
+            select(counts.reason, counts.count, counts.last_ms).order_by(counts.reason)
+        ).all()
+        latest = conn.execute(
+            select(samples.at_ms, samples.reason, samples.topic, samples.size, samples.sample)
+            .order_by(samples.id.desc())
+            .limit(last)
+        ).all()
+    if not by_reason:
+        print("nothing was rejected so far")
+    for reason, count, last_ms in by_reason:
+        print(f"{reason}\t{count}\tlast {_local(last_ms, zone)}")
+    for at_ms, reason, topic, size, sample in latest:
+        print(f"{_local(at_ms, zone)}\t{reason}\t{size} bytes\t{topic}\t{sample[:16].hex()}…")
+
+
+@app.command()
 def attendance(
     meeting: Annotated[str | None, typer.Argument(help="code of a meeting")] = None,
     member: Annotated[str | None, typer.Option("--member", help="code of a member")] = None,
@@ -309,6 +334,10 @@ def _day(option: str, text: str) -> date:
 
 def _midnight_ms(day: date, zone: ZoneInfo) -> int:
     return int(datetime.combine(day, time.min, zone).timestamp() * 1000)
+
+
+def _local(at_ms: int, zone: ZoneInfo) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, zone):%Y-%m-%d %H:%M:%S}"
 
 
 def _now_ms() -> int:
