@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, Delete, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hub.domain.terms import DeviceStatus
@@ -147,6 +147,30 @@ class Landing:
         if len(self._boxes) > BOXES_KEPT:
             self._boxes.popitem(last=False)
         return box
+
+
+def _within_a_run() -> Delete:
+    """Deletes heartbeats between the first and this one of the same words.
+
+    While an epoch's head and readers stay as they are, the first and the last heartbeat say all
+    that the many between them said.
+    """
+    h, first = s.heartbeats.c, s.heartbeats.alias("first").c
+    same = ("device_id", "epoch", "head_seq", "trusted", "readers")
+    began = (
+        select(func.min(first.boottime_ms))
+        .where(*(first[name] == bindparam(name) for name in same))
+        .scalar_subquery()
+    )
+    return delete(s.heartbeats).where(
+        *(h[name] == bindparam(name) for name in same),
+        h.derived,
+        h.boottime_ms < bindparam("boottime_ms"),
+        h.boottime_ms > began,
+    )
+
+
+_WITHIN_A_RUN: Final = _within_a_run()
 
 
 class _Run:
@@ -443,6 +467,7 @@ class _Run:
                 self._heartbeats,
                 ["device_id", "epoch", "boottime_ms", "head_seq"],
             )
+            self._conn.execute(_WITHIN_A_RUN, self._heartbeats)
         self._write_marks()
         self._write_rejections()
 

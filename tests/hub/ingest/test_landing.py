@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import cbor2
 import pytest
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, func, select, update
 
 from hub.ingest.landing import Landed, Landing, Message
 from hub.keys import Keyring
@@ -145,6 +145,25 @@ def test_a_heartbeat_is_kept_once_and_one_of_an_unknown_epoch_is_counted(
     beat = edge.heartbeat(NOW + 1)
     hub.land((edge.topic(Up.STATE), beat), (edge.topic(Up.STATE), beat))
     assert hub.count(s.heartbeats) == 1
+
+
+def test_of_heartbeats_that_say_the_same_the_first_and_the_last_are_kept(
+    hub: Hub, edge: FakeEdge
+) -> None:
+    hub.land((edge.topic(), edge.payload()))
+    for minute in range(50):
+        hub.land((edge.topic(Up.STATE), edge.heartbeat(NOW + minute * 60_000)))
+        with hub.engine.begin() as conn:
+            conn.execute(update(s.heartbeats).values(derived=True))
+    edge.tap(uid(1))
+    hub.land((edge.topic(), edge.payload()))
+    for minute in range(50, 60):
+        hub.land((edge.topic(Up.STATE), edge.heartbeat(NOW + minute * 60_000)))
+    with hub.engine.begin() as conn:
+        kept = conn.scalars(select(s.heartbeats.c.wall_ms).order_by(s.heartbeats.c.wall_ms)).all()
+    minutes = [(at - NOW) // 60_000 for at in kept]
+    # those not derived yet are left alone
+    assert minutes == [0, 49, *range(50, 60)]
 
 
 def test_broken_entries_in_a_valid_batch_are_kept_byte_for_byte_and_receipted(
