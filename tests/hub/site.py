@@ -41,7 +41,11 @@ class Site:
             for code in ("区", "甲", "乙"):
                 self.tokens[code] = new_token(conn, f"{code}秘书", code, minutes(-1000))
             self.ids = world.ids
-        self.app: FastAPI = create_app(
+        self.app = self.application()
+
+    def application(self) -> FastAPI:
+        """The application anew, as after a start of the process."""
+        return create_app(
             self.engine, zone=ZONE, clock=lambda: self.now_ms, enrol=self.enrol, health=self.health
         )
 
@@ -96,9 +100,9 @@ class Client:
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[tuple[str, Callable[[], None]]]:
-    """A real server on a free loopback port: its URL, and how to tell it to stop."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, ws="none")
+def serving(app: FastAPI, port: int = 0) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A real server on a (free) loopback port: its URL, and how to tell it to stop."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, ws="none")
     server = Server(app, config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -1,0 +1,152 @@
+"""The live stream, through a real server: what it sends and when it ends."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from sqlalchemy import delete, update
+from sqlalchemy.pool import QueuePool
+
+from hub.auth.tokens import revoke
+from hub.store import schema as s
+from hub.web import live
+from tests.hub.site import Site, serving
+from tests.hub.world import minutes, public_id
+
+MEETING = f"/meetings/{public_id('会')}"
+SOON_S = 5
+"""Every wait below ends with an event well before, or fails here."""
+
+
+class Stream:
+    """Events as a browser would read them."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+
+    def next(self) -> tuple[str, str] | None:
+        """(event, data) of the next event, None when the stream has ended."""
+        event, data = "message", []
+        for line in self._lines:
+            if not line:
+                if data:
+                    return event, "\n".join(data)
+                continue
+            name, _, value = line.partition(": ")
+            if name == "event":
+                event = value
+            elif name == "data":
+                data.append(value)
+        return None
+
+
+@contextmanager
+def streaming(site: Site, url: str) -> Iterator[Stream]:
+    with httpx.Client(base_url=url, timeout=SOON_S, trust_env=False) as client:
+        client.post("/sign-in", data={"token": site.tokens["甲"]})
+        with client.stream("GET", f"{MEETING}/live") as response:
+            assert response.status_code == 200
+            assert response.headers["content-type"].startswith("text/event-stream")
+            assert response.headers["cache-control"] == "no-store"
+            assert "default-src 'self'" in response.headers["content-security-policy"]
+            yield Stream(response.iter_lines())
+
+
+def test_a_tap_appears(site: Site) -> None:
+    with serving(site.app) as (url, _), streaming(site, url) as stream:
+        first = stream.next()
+        assert first is not None
+        assert first[0] == "attendance"
+        assert "应到3人，实到0人" in first[1]
+        begun = time.monotonic()
+        site.tap("李", minutes(-6))
+        second = stream.next()
+        assert second is not None
+        assert "应到3人，实到1人" in second[1]
+        assert time.monotonic() - begun < 4 * live.POLL_S
+        # What is sent is exactly what the page says after a reload.
+        page = site.client().sign_in(site.tokens["甲"]).get(MEETING).text
+        assert second[1].strip() in page
+
+
+def test_nothing_is_sent_while_nothing_is_new(site: Site) -> None:
+    with serving(site.app) as (url, _), streaming(site, url) as stream:
+        assert stream.next() is not None
+        time.sleep(3 * live.POLL_S)
+        site.tap("李", minutes(-6))
+        event = stream.next()
+        assert event is not None
+        assert "实到1人" in event[1]
+
+
+def test_the_clock_alone_changes_the_page(site: Site) -> None:
+    site.now_ms = minutes(59)
+    with serving(site.app) as (url, _), streaming(site, url) as stream:
+        event = stream.next()
+        assert event is not None
+        assert "未见3人" in event[1]
+        # Nothing turns for half a minute, then the completeness is looked at again.
+        site.now_ms += live.REFRESH_MS - 1
+        time.sleep(2 * live.POLL_S)
+        site.now_ms += 1
+        event = stream.next()
+        assert event is not None
+        assert "12:05:30" in event[1]
+        site.now_ms = minutes(60) + 1
+        event = stream.next()
+        assert event is not None
+        assert "待定3人" in event[1]
+        assert "已结束" in event[1]
+
+
+@pytest.mark.parametrize("ending", ["token revoked", "signed out", "time", "meeting moved away"])
+def test_a_stream_ends_with_its_right(site: Site, ending: str) -> None:
+    with serving(site.app) as (url, _), streaming(site, url) as stream:
+        assert stream.next() is not None
+        with site.engine.begin() as conn:
+            match ending:
+                case "token revoked":
+                    revoke(conn, "甲秘书", site.now_ms)
+                case "signed out":
+                    conn.execute(delete(s.sessions))
+                case "time":
+                    site.now_ms += 12 * 3600 * 1000
+                case _:
+                    conn.execute(update(s.meetings).values(organisation_id=site.ids["乙"]))
+        assert stream.next() == ("end", "over")
+        assert stream.next() is None
+
+
+def test_a_server_that_stops_is_not_held_up(site: Site) -> None:
+    with serving(site.app) as (url, stop), streaming(site, url) as stream:
+        assert stream.next() is not None
+        begun = time.monotonic()
+        stop()
+        assert time.monotonic() - begun < 2
+        assert stream.next() is None
+
+
+def test_open_streams_hold_no_connection(site: Site) -> None:
+    pool = site.engine.pool
+    assert isinstance(pool, QueuePool)
+    with serving(site.app) as (url, _), streaming(site, url) as one, streaming(site, url) as two:
+        assert one.next()
+        assert two.next()
+        free = 0
+        for _attempt in range(40):
+            free += pool.checkedout() == 0
+            time.sleep(0.02)
+        assert free > 20
+        # And a writer is never kept waiting.
+        begun = time.monotonic()
+        site.tap("李", minutes(-6))
+        assert time.monotonic() - begun < 1
+
+
+def test_a_stream_of_nobody_or_of_another_is_refused(site: Site) -> None:
+    client = site.client()
+    assert client.get(f"{MEETING}/live").status_code == 401
+    client.sign_in(site.tokens["乙"])
+    assert client.get(f"{MEETING}/live").status_code == 404
