@@ -1,12 +1,16 @@
 """`shuaka-hub`: init, serve, device, token, import, attendance.
 
-Each command is one transaction: it does all of what it says, or nothing and says why.
+Each command is one transaction: it does all of what it says, or nothing and says why, in one line
+on standard error and with exit status 1 (2: it was called wrongly). What it makes on disk can be
+read by its own user alone.
 """
 
+import io
+import os
 import sys
 import time as clock
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
@@ -15,19 +19,19 @@ from zoneinfo import ZoneInfo
 
 import structlog
 import typer
-from sqlalchemy import Connection, Engine, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, Engine, inspect, select
+from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, OperationalError
 
 from hub.auth.tokens import TokenError, list_tokens, new_token, revoke
-from hub.config import ConfigError, Settings
+from hub.config import CONFIG_VARIABLE, ConfigError, Settings
 from hub.devices import DeviceError, add_device
+from hub.imports.csvfile import MAX_BYTES
 from hub.imports.registers import Register, import_csv
-from hub.keys import Keyring, KeysError
+from hub.keys import FILE_NAME, Keyring, KeysError
 from hub.report import Attendance, Format, render
 from hub.store import queries, schema
 from hub.store.engine import (
     DatabaseTooNewError,
-    DatabaseUrlError,
     migrate,
     open_engine,
     reading,
@@ -51,37 +55,63 @@ Config = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        envvar="SHUAKA_HUB_CONFIG",
+        envvar=CONFIG_VARIABLE,
         help="hub.toml (default: /etc/shuaka/hub.toml, if it exists)",
     ),
 ]
 
-_EXPECTED: Final = (
-    ConfigError,
-    DatabaseTooNewError,
-    DatabaseUrlError,
-    DeviceError,
-    KeysError,
-    TokenError,
-)
+FIRST_YEAR: Final = 1900
+LAST_YEAR: Final = 2200
 
 
 class NotFoundError(Exception):
-    """A code or id that names nothing."""
+    """A code, an id or a file that names nothing."""
+
+
+class UnusableDatabaseError(Exception):
+    """The database cannot be reached, is no hub's, or refuses; the message names it."""
+
+
+_EXPECTED: Final = (
+    ConfigError,
+    DatabaseTooNewError,
+    DeviceError,
+    KeysError,
+    NotFoundError,
+    TokenError,
+    UnusableDatabaseError,
+)
 
 
 def main() -> None:
     """The console script: expected errors are one line on stderr and exit status 1."""
+    os.umask(0o077)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            print(f"shuaka-hub: {argument!r} is not UTF-8 text", file=sys.stderr)
+            sys.exit(2)
     try:
-        app()
-    except (*_EXPECTED, NotFoundError) as error:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except _EXPECTED as error:
         print(f"shuaka-hub: {error}", file=sys.stderr)
         sys.exit(1)
-    except OperationalError as error:
-        print(f"shuaka-hub: the database: {error.orig}", file=sys.stderr)
-        sys.exit(1)
     except BrokenPipeError:
-        sys.stderr.close()
+        # Whoever read the output has seen enough; the interpreter would flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        print(f"shuaka-hub: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,31 +127,87 @@ class _Hub:
     def open(cls, config: Path | None) -> Iterator["_Hub"]:
         settings = Settings.load(config)
         keyring = Keyring.load(settings.data)
-        engine = open_engine(settings.database_url)
-        try:
+        with _database(settings) as engine:
+            file = engine.url.database
+            if engine.dialect.name == "sqlite" and file is not None and not Path(file).exists():
+                # connecting would make an empty one
+                raise UnusableDatabaseError(
+                    f"{file}: there is no such database; restore it, or run shuaka-hub init for a"
+                    " new one under the same keys"
+                )
+            with reading(engine) as conn:
+                if revision(conn) is None:
+                    raise UnusableDatabaseError(
+                        f"{_name(engine)}: is no hub's database; run shuaka-hub init, or see"
+                        " whether the setting `database` is right"
+                    )
             migrate(engine)
+            with reading(engine) as conn:
+                if generation(conn) is None:
+                    raise UnusableDatabaseError(
+                        f"{_name(engine)}: shuaka-hub init was interrupted; run it again"
+                    )
             yield cls(settings, keyring, engine)
-        finally:
-            engine.dispose()
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[Engine]:
+    """The engine; what is wrong with the database is told in one line that names it."""
+    engine = open_engine(settings.database_url)
+    try:
+        yield engine
+    except IntegrityError as error:
+        raise UnusableDatabaseError(
+            f"{_name(engine)}: another command did the same at the same time; nothing was done,"
+            " try again"
+        ) from error
+    except DBAPIError as error:
+        # Any other class is a mistake in a statement, which is ours; a role without rights is not.
+        not_ours = type(error) is DatabaseError or isinstance(error, OperationalError)
+        if not not_ours and type(error.orig).__name__ != "InsufficientPrivilege":
+            raise
+        why = " ".join(str(error.orig).split())
+        raise UnusableDatabaseError(f"database {_name(engine)}: {why}") from error
+    finally:
+        engine.dispose()
+
+
+def _name(engine: Engine) -> str:
+    """The database as a person knows it: its file, or its address without the password."""
+    sqlite = engine.dialect.name == "sqlite"
+    return str(engine.url.database) if sqlite else engine.url.render_as_string()
 
 
 @app.command()
 def init(config: Config = None) -> None:
-    """Make this hub's keys and its database. Do it once."""
+    """Make this hub's keys and its database. Do it once; what was interrupted can be repeated."""
     settings = Settings.load(config)
-    engine = open_engine(settings.database_url)
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with reading(engine) as conn:
-        if revision(conn) is not None and generation(conn) is not None:
-            raise KeysError(
-                f"{settings.database_url}: this database belongs to a hub already; restore its keys"
-                " instead of making new ones"
-            )
-    migrate(engine)
-    keyring = Keyring.make(settings.data)
-    with engine.begin() as conn:
-        begin_generation(conn, _now_ms())
-    print(f"Keys and database are made in {settings.data}.")
+    try:
+        settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise KeysError(f"{settings.data}: cannot be made: {error.strerror}") from error
+    has_keys = (settings.data / FILE_NAME).exists()
+    with _database(settings) as engine:
+        with reading(engine) as conn:
+            if revision(conn) is None:
+                if inspect(conn).get_table_names():
+                    raise UnusableDatabaseError(
+                        f"{_name(engine)}: holds tables of another program; give the hub a"
+                        " database of its own"
+                    )
+            elif generation(conn) is not None:
+                raise KeysError(
+                    f"{_name(engine)}: this database belongs to a hub already; "
+                    + ("nothing was changed" if has_keys else f"restore its {FILE_NAME}")
+                )
+        keyring = (Keyring.load if has_keys else Keyring.make)(settings.data)
+        migrate(engine)
+        with engine.begin() as conn:
+            if generation(conn) is None:
+                begin_generation(conn, _now_ms())
+        where = _name(engine)
+    print(f"Keys: {settings.data / FILE_NAME}{' (those that were there)' if has_keys else ''}")
+    print(f"Database: {where}")
     print(f"Fingerprint of this hub: {keyring.public().fingerprint().hex()}")
     print("Back up hub-keys.json now, apart from the database: without it, taps that devices")
     print("still hold for this hub cannot be read by anybody.")
@@ -228,7 +314,8 @@ def import_file(
 ) -> None:
     """Take a CSV file in, all of it or nothing; the same file again changes nothing."""
     try:
-        data = file.read_bytes()
+        with file.open("rb") as source:
+            data = source.read(MAX_BYTES + 1)  # one more shows that it is too large
     except OSError as error:
         raise NotFoundError(f"{file}: {error.strerror}") from error
     with _Hub.open(config) as hub, hub.engine.connect() as conn, conn.begin() as transaction:
@@ -327,9 +414,12 @@ def _period(first: str | None, last: str | None, zone: ZoneInfo) -> tuple[int, i
 
 def _day(option: str, text: str) -> date:
     try:
-        return date.fromisoformat(text)
+        day = date.fromisoformat(text)
     except ValueError as error:
         raise typer.BadParameter(f"{option}: {text!r} is no day, such as 2026-01-31") from error
+    if not FIRST_YEAR <= day.year <= LAST_YEAR:
+        raise typer.BadParameter(f"{option}: {text!r}: the years are {FIRST_YEAR} to {LAST_YEAR}")
+    return day
 
 
 def _midnight_ms(day: date, zone: ZoneInfo) -> int:

@@ -3,6 +3,7 @@
 An unknown or mistaken setting is refused by name. Relative paths are relative to the file.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -13,8 +14,14 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from sqlalchemy import make_url
 
+from hub.store.engine import open_engine
 from protocol.topics import Broker
+
+_ENVIRONMENT: Final = "SHUAKA_HUB_"
+CONFIG_VARIABLE: Final = f"{_ENVIRONMENT}CONFIG"
+"""Names the file, in place of `--config`."""
 
 DEFAULT_FILE: Final = Path("/etc/shuaka/hub.toml")
 
@@ -26,7 +33,7 @@ class ConfigError(Exception):
 class Settings(BaseSettings):
     """All settings of the hub."""
 
-    model_config = SettingsConfigDict(env_prefix="SHUAKA_HUB_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_ENVIRONMENT, extra="forbid", frozen=True)
 
     data: Path = Path("/var/lib/shuaka-hub")
     """Folder of the keys and, by default, of the database."""
@@ -38,6 +45,21 @@ class Settings(BaseSettings):
     """The broker, as edges reach it; the default is the same."""
     listen: str = "127.0.0.1:8000"
     """Address and port of pages and API."""
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _check_data(cls, value: object) -> object:
+        if not isinstance(value, (str, Path)) or not str(value) or not str(value).isprintable():
+            raise ValueError("expected the path of a folder, in quotes")
+        return value
+
+    @field_validator("database")
+    @classmethod
+    def _check_database(cls, value: str) -> str:
+        if value:
+            open_engine(value).dispose()
+        return value
+
     @field_validator("mqtt", "edge_mqtt")
     @classmethod
     def _check_broker(cls, value: str) -> str:
@@ -49,7 +71,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_listen(cls, value: str) -> str:
         host, _, port = value.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        if not host.strip("[]") or not port.isdecimal() or not 0 < int(port) < 1 << 16:
             raise ValueError(f"{value!r} is not ADDRESS:PORT, such as 127.0.0.1:8000")
         return value
 
@@ -75,6 +97,10 @@ class Settings(BaseSettings):
         """
         if path is not None and not path.is_file():
             raise ConfigError(f"{path}: there is no such file")
+        for variable in os.environ:
+            ours = variable.upper().startswith(_ENVIRONMENT) and variable != CONFIG_VARIABLE
+            if ours and variable[len(_ENVIRONMENT) :].lower() not in cls.model_fields:
+                raise ConfigError(f"{variable}: unknown setting (an environment variable)")
         file = path or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
 
         class FromFile(cls):  # type: ignore[valid-type, misc]
@@ -95,8 +121,31 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"{file or 'settings'}: {name}: {first['msg']}") from error
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{file}: {error}") from error
+            variable = f"{_ENVIRONMENT}{name.upper()}"
+            where = variable if variable in os.environ else f"{file}: {name}"
+            what = first["msg"].removeprefix("Value error, ")
+            what = what.replace("Extra inputs are not permitted", "unknown setting")
+            raise ConfigError(f"{where}: {what}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{file}: is not UTF-8 text (byte {error.start})") from error
+        except OSError as error:
+            raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{file}: is not TOML: {error}") from error
         base = file.absolute().parent if file else Path.cwd()
-        return settings.model_copy(update={"data": base / settings.data})
+        return settings.model_copy(
+            update={
+                "data": base / settings.data,
+                "database": _beside(base, settings.database),
+            }
+        )
+
+
+def _beside(base: Path, database: str) -> str:
+    """The same database, where a SQLite file that is named without a folder lies in `base`."""
+    if not database:
+        return ""
+    url = make_url(database)
+    if url.get_backend_name() != "sqlite" or url.database is None:
+        return database
+    return url.set(database=str(base / url.database)).render_as_string(hide_password=False)

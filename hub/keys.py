@@ -8,6 +8,7 @@ holds entries under them.
 
 import json
 import os
+import tempfile
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ class Keyring:
     def make(cls, data: Path) -> Self:
         """New keys, durable in `data`. Raises KeysError where there are keys already."""
         path = data / FILE_NAME
+        if path.exists():
+            raise KeysError(f"{path}: this hub has its keys already; they are not replaced")
         made = cls(SigningKey.generate(), (OpeningKey.generate(),))
         content = {
             "format": 1,
@@ -48,18 +51,13 @@ class Keyring:
             "open": [b64encode(key.raw()).decode() for key in made.open],
         }
         try:
-            data.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            _write_once(path, json.dumps(content).encode())
         except FileExistsError as error:
             raise KeysError(
                 f"{path}: this hub has its keys already; they are not replaced"
             ) from error
         except OSError as error:
             raise KeysError(f"{path}: {error.strerror}") from error
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
         return made
 
     @classmethod
@@ -67,16 +65,46 @@ class Keyring:
         """The keys in `data`; KeysError with what to do where they cannot be read."""
         path = data / FILE_NAME
         try:
+            open_to_all = path.stat().st_mode & 0o007
             content = json.loads(path.read_bytes())
-            return cls(
+            if content["format"] != 1:
+                raise ValueError(f"format {content['format']!r} is none that this version reads")  # noqa: TRY301
+            keyring = cls(
                 SigningKey(b64decode(content["sign"], validate=True)),
                 tuple(OpeningKey(b64decode(raw, validate=True)) for raw in content["open"]),
             )
+            if not keyring.open:
+                raise ValueError("it holds no opening key")  # noqa: TRY301
         except FileNotFoundError as error:
             raise KeysError(f"{path}: no keys yet; run shuaka-hub init") from error
         except OSError as error:
             raise KeysError(f"{path}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except KeyError as error:
+            raise KeysError(
+                f"{path}: is no key file ({error} is missing); restore it from a backup"
+            ) from error
+        except (ValueError, TypeError, RecursionError) as error:
             raise KeysError(
                 f"{path}: is no key file ({error}); restore it from a backup"
             ) from error
+        if open_to_all:
+            raise KeysError(f"{path}: every user can read the hub's keys: chmod 600 {path}")
+        return keyring
+
+
+def _write_once(path: Path, content: bytes) -> None:
+    """Whole or not at all, durable, readable by its owner alone; FileExistsError if it is there."""
+    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(scratch, path)
+    finally:
+        os.unlink(scratch)  # noqa: PTH108  mkstemp gives a string
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -3,12 +3,14 @@
 Ends on SIGTERM and SIGINT (uvicorn's doing): pages first, then what is being committed.
 """
 
+import socket
+
 import structlog
 import uvicorn
 from sqlalchemy import Engine
 
 from hub.app import Server, create_app, wall_ms
-from hub.config import Settings
+from hub.config import ConfigError, Settings
 from hub.devices import enrol
 from hub.ingest.service import Ingest
 from hub.keys import Keyring
@@ -20,7 +22,8 @@ log = structlog.get_logger(__name__)
 
 
 def serve(engine: Engine, keyring: Keyring, settings: Settings) -> None:
-    """Serves until the process is told to stop."""
+    """Serves until the process is told to stop. Raises ConfigError where it cannot listen."""
+    listener = _listen(settings)
     ingest = Ingest(engine, keyring, Broker.parse(settings.mqtt))
 
     def answer(sign_key: bytes, seal_key: bytes, proof: bytes) -> bytes:
@@ -37,11 +40,8 @@ def serve(engine: Engine, keyring: Keyring, settings: Settings) -> None:
     with reading(engine) as conn:
         zone = Policies.load(conn).zone(wall_ms())
     app = create_app(engine, zone=zone, enrol=answer, health=trouble)
-    host, port = settings.address
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -50,6 +50,15 @@ def serve(engine: Engine, keyring: Keyring, settings: Settings) -> None:
     ingest.start()
     log.info("serving", pages=f"http://{settings.listen}", broker=settings.mqtt)
     try:
-        Server(app, config).run()
+        Server(app, config).run([listener])
     finally:
         ingest.stop()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    host, port = settings.address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(f"listen: {settings.listen}: {error.strerror}") from error
