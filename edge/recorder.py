@@ -266,6 +266,9 @@ class Recorder:
             self._show_failed(cards)
             self._lose_journal(error)
             return
+        except Exception:
+            self._show_failed(cards)  # a bug of ours is no reason to leave a member in the dark
+            raise
         for card in cards:
             self._feedback.show(Notice(self._recorded_as(card), card.reader))
             self._debounce.recorded(card.credential, card.boottime_ms)
