@@ -24,6 +24,8 @@ MAX_HEADER_BYTES: Final = 512
 MAX_READER_CHARS: Final = 64
 MAX_REASON_CHARS: Final = 200
 
+_MAX_ASSURANCE: Final = max(Assurance)
+
 KIND_TAP: Final = 1
 KIND_ACTION: Final = 2
 """Reserved: what a secretary's card authorises. Kept byte for byte by a hub that can't read it."""
@@ -125,7 +127,7 @@ def decode_entry(data: bytes) -> Entry:
         case 1:
             fields.need(7)
             reader = fields.text("reader", MAX_READER_CHARS)
-            assurance = Assurance(fields.uint("assurance", max(Assurance)))
+            assurance = Assurance(fields.uint("assurance", _MAX_ASSURANCE))
             return Tap(at, reader, assurance, fields.octets("subject", DIGEST_BYTES))
         case 3:
             return ClockSample(at)
