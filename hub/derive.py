@@ -23,7 +23,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
-    insert,
     not_,
     select,
     text,
@@ -47,6 +46,7 @@ from hub.domain.attendance import (
 )
 from hub.domain.terms import Body, MeetingKind, Outcome, Verdict
 from hub.store import schema as s
+from hub.store.bulk import insert_rows
 from hub.store.clocks import SAME_EPOCH, Boot, date_by, samples_of
 from protocol.journal import KIND_TAP
 from protocol.timekeeping import Dated, Sample
@@ -470,23 +470,23 @@ def _read_taps(conn: Connection, rows: Sequence[Row[Any]]) -> tuple[int, set[int
             ),
             [{"at_epoch": row.epoch_id, "at_seq": row.seq} for row in known],
         )
-    if taps:
-        conn.execute(
-            insert(s.readings),
-            [
-                {
-                    "epoch_id": tap.key.epoch_id,
-                    "seq": tap.key.seq,
-                    "at_ms": tap.at_ms,
-                    "earliest_ms": dated.earliest_ms,
-                    "latest_ms": dated.latest_ms,
-                    "venue_id": tap.venue_id,
-                    "member_id": tap.member_id,
-                    "outcome": read(tap, calendar).outcome.value,
-                }
-                for _, dated, tap in taps
-            ],
-        )
+    insert_rows(
+        conn,
+        s.readings,
+        [
+            {
+                "epoch_id": tap.key.epoch_id,
+                "seq": tap.key.seq,
+                "at_ms": tap.at_ms,
+                "earliest_ms": dated.earliest_ms,
+                "latest_ms": dated.latest_ms,
+                "venue_id": tap.venue_id,
+                "member_id": tap.member_id,
+                "outcome": read(tap, calendar).outcome.value,
+            }
+            for _, dated, tap in taps
+        ],
+    )
     return len(taps), touched
 
 
@@ -520,22 +520,22 @@ def _write_check_ins(conn: Connection, meeting_ids: Sequence[int], calendar: Cal
                 ),
                 [{"of_meeting": meeting, "of_member": member} for meeting, member in gone],
             )
-        if new:
-            conn.execute(
-                insert(s.check_ins),
-                [
-                    {
-                        "meeting_id": each.meeting_id,
-                        "member_id": each.member_id,
-                        "at_ms": each.at_ms,
-                        "verdict": each.verdict.value,
-                        "epoch_id": each.key.epoch_id,
-                        "seq": each.key.seq,
-                        "taps": each.taps,
-                    }
-                    for each in new
-                ],
-            )
+        insert_rows(
+            conn,
+            s.check_ins,
+            [
+                {
+                    "meeting_id": each.meeting_id,
+                    "member_id": each.member_id,
+                    "at_ms": each.at_ms,
+                    "verdict": each.verdict.value,
+                    "epoch_id": each.key.epoch_id,
+                    "seq": each.key.seq,
+                    "taps": each.taps,
+                }
+                for each in new
+            ],
+        )
 
 
 def _taps_at(conn: Connection, meeting_ids: Sequence[int]) -> Iterator[Tap]:

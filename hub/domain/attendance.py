@@ -168,9 +168,11 @@ class Calendar:
         """Of several meetings with one id, which never differ, one is kept."""
         self._by_id = {each.id: each for each in meetings}
         self._by_venue: dict[int, list[Meeting]] = {}
+        self._opens_ms: dict[int, list[int]] = {}
         self._longest_ms: dict[int, int] = {}
         for each in sorted(self._by_id.values(), key=lambda each: (each.opens_ms, each.id)):
             self._by_venue.setdefault(each.venue_id, []).append(each)
+            self._opens_ms.setdefault(each.venue_id, []).append(each.opens_ms)
             self._longest_ms[each.venue_id] = max(
                 self._longest_ms.get(each.venue_id, 0), each.ends_ms - each.opens_ms
             )
@@ -184,10 +186,9 @@ class Calendar:
         here = self._by_venue.get(venue_id)
         if here is None:
             return []
-        first = bisect_left(
-            here, at_ms - self._longest_ms[venue_id], key=lambda each: each.opens_ms
-        )
-        last = bisect_right(here, at_ms, key=lambda each: each.opens_ms)
+        opens_ms = self._opens_ms[venue_id]
+        first = bisect_left(opens_ms, at_ms - self._longest_ms[venue_id])
+        last = bisect_right(opens_ms, at_ms)
         return [each for each in here[first:last] if each.is_open(at_ms)]
 
 

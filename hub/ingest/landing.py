@@ -22,6 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from hub.domain.terms import DeviceStatus
 from hub.keys import Keyring
 from hub.store import schema as s
+from hub.store.bulk import insert_rows
 from protocol.batch import Batch, Heartbeat, Hello, Parcel, Receipt, header_of
 from protocol.credential import Credential
 from protocol.delivery import Island, Mark, accept
@@ -459,8 +460,7 @@ class _Run:
             (s.gaps, self._gaps),
             (s.unopened_subjects, self._unopened),
         ):
-            if rows:
-                self._conn.execute(insert(table), rows)
+            insert_rows(self._conn, table, rows)
         if self._heartbeats:
             self._insert_new(
                 s.heartbeats,

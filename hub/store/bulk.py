@@ -1,0 +1,39 @@
+"""Many rows into one table, as fast as the database takes them: COPY, or one prepared statement.
+
+The rows are part of the caller's transaction. Values reach the driver as they are (no SQLAlchemy
+types, no defaults), so the table's columns are numbers, texts, booleans and bytes; a conflict is an
+error. What fails is raised as a SQLAlchemyError, like everything else on the connection.
+"""
+
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any, cast
+
+import psycopg
+from sqlalchemy import Connection, Table
+from sqlalchemy.exc import DBAPIError
+
+
+def insert_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert `rows`, each of which names every column of `table`, of which it has several."""
+    if not rows:
+        return
+    names = [column.name for column in table.columns]
+    columns = ", ".join(f'"{name}"' for name in names)
+    values = map(itemgetter(*names), rows)
+    if conn.dialect.name == "postgresql":
+        _copy(conn, f"COPY {table.name} ({columns}) FROM STDIN", values)
+    else:
+        marks = ", ".join("?" * len(names))
+        statement = f"INSERT INTO {table.name} ({columns}) VALUES ({marks})"  # noqa: S608
+        conn.exec_driver_sql(statement, list(values))
+
+
+def _copy(conn: Connection, statement: str, rows: "map[tuple[Any, ...]]") -> None:
+    driver = cast("psycopg.Connection", conn.connection.driver_connection)
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.Error as error:
+        raise DBAPIError(statement, None, error) from error
