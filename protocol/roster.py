@@ -103,6 +103,8 @@ class Roster:
         fields = cbor.Fields(cbor.decode(content, "roster"), "roster", 2)
         hash_key = fields.octets("key", KEY_BYTES)
         meetings = tuple(_meeting(value) for value in fields.array("meetings", MAX_MEETINGS))
+        if sum(len(meeting.cards) for meeting in meetings) > MAX_CARDS:
+            raise RemoteError(Reason.MALFORMED, f"roster: more than {MAX_CARDS} cards")
         return cls(edge, issued_ms, hash_key, meetings)
 
 

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from protocol import cbor
 from protocol.batch import (
     Batch,
     Heartbeat,
@@ -48,7 +49,8 @@ from protocol.journal import (
     encode_entry,
     link,
 )
-from protocol.sealing import SubjectBox, subject_digest
+from protocol.roster import OpenMeeting, Roster, cards_of
+from protocol.sealing import SubjectBox, open_sealed, seal_to, subject_digest
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 
@@ -139,6 +141,23 @@ HOLES = Receipt(
 )
 ONLINE = HubState(GENERATION, 3, online=True)
 OFFLINE = HubState(GENERATION, 3, online=False)
+ROSTER_KEY = bytes(range(0xC0, 0xD0))
+ROSTER = Roster(
+    edge=EDGE,
+    issued_ms=1_790_000_050_000,
+    key=ROSTER_KEY,
+    meetings=(
+        OpenMeeting(1_790_000_000_000, 1_790_007_200_000, cards_of(ROSTER_KEY, [UID, CHIP])),
+        OpenMeeting(1_790_010_000_000, 1_790_017_200_000, frozenset()),
+    ),
+)
+# HPKE again: made once, for EDGE_SEAL and the ROSTER's edge and time of issue.
+SEALED_ROSTER = bytes.fromhex(
+    "8e6c1a95403e71e2b4c3a028f25008ad7b8e2acc1ea008bc8c04cdabe83c8b5a06f8b1227ab7ad42"
+    "01ab6d5d64a9e3e65a6fa1a1716977d977430022957ec4186e7766a227ba5eb9d1a67392484c3014"
+    "5ea1f2ae31392c45c05eebd0553aeb56c2bfa839b5d8f20ba0605bf6da59b78dc2ccf29c5d35878e"
+    "3234e0"
+)
 CODE = EnrolmentCode(0x1_2345_6789_ABCD_EF01, HUB.fingerprint())
 ENROLMENT = Enrolment(
     edge=EDGE,
@@ -173,6 +192,25 @@ def signed(
         lambda each: key.sign(message, each.encode()),
         lambda data: decode(Signed.parse(data, message).verify(key.public)),
     )
+
+
+def content_of(roster: Roster) -> bytes:
+    """What `Roster.seal` seals."""
+    signed = Signed.parse(roster.seal(HUB_SIGN, EDGE_SEAL.public), MessageType.ROSTER)
+    _, _, sealed = cbor.decode(signed.payload, "roster")
+    return open_sealed(EDGE_SEAL, sealed, roster_info(roster))
+
+
+def roster_with(content: bytes) -> Roster:
+    """What `Roster.open` makes of `content`, sealed as ROSTER is."""
+    sealed = seal_to(EDGE_SEAL.public, content, roster_info(ROSTER))
+    payload = cbor.encode([EDGE, ROSTER.issued_ms, sealed])
+    data = HUB_SIGN.sign(MessageType.ROSTER, payload)
+    return Roster.open(data, HUB_SIGN.public, EDGE, EDGE_SEAL)
+
+
+def roster_info(roster: Roster) -> bytes:
+    return b"shuaka/1/roster" + roster.edge + roster.issued_ms.to_bytes(8)
 
 
 SAMPLES: Mapping[str, Sample] = {
@@ -242,6 +280,19 @@ SAMPLES: Mapping[str, Sample] = {
     "hub-state-offline": signed(
         "the hub's will", MessageType.HUB_STATE, HUB_SIGN, OFFLINE, HubState.decode
     ),
+    "roster": Sample(
+        "two meetings, of which the first expects the cards of subject-uid and subject-chip; the "
+        "sealing is fixed",
+        "signed-roster", ROSTER,
+        lambda each: HUB_SIGN.sign(
+            MessageType.ROSTER, cbor.encode([each.edge, each.issued_ms, SEALED_ROSTER])
+        ),
+        lambda data: Roster.open(data, HUB_SIGN.public, EDGE, EDGE_SEAL),
+    ),
+    "roster-content": Sample(
+        "what is sealed in roster",
+        "roster-content", ROSTER, content_of, roster_with,
+    ),
     "enrolment": Sample(
         "the answer to an enrolment with the code of keys.json",
         "signed-enrolment", ENROLMENT,
@@ -258,6 +309,8 @@ def plain(value: Any) -> Any:
             return value.hex()
         case Enum():
             return value.value
+        case frozenset():
+            return sorted(plain(each) for each in value)
         case tuple():
             return [plain(each) for each in value]
         case _ if dataclasses.is_dataclass(value):

@@ -35,7 +35,7 @@ from tests.protocol.hostile import EDGE, OTHER_EDGE, Broken, Faults, World
 # --- the two ends over a hostile network ----------------------------------------------------------
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.integers(0, 1 << 32))
 @example(162)
 @example(348)
@@ -162,7 +162,7 @@ def test_a_backlog_drains_in_few_batches_and_short_time() -> None:
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_forged_receipts_free_nothing(seed: int) -> None:
     world = World(seed)
     for _ in range(5):

@@ -74,6 +74,15 @@ def test_the_largest_roster_fits_into_a_message() -> None:
         roster(meeting(0, 1, *range(MAX_CARDS)), meeting(2, 3, MAX_CARDS + 1))
 
 
+def test_one_with_too_many_cards_is_refused_where_it_arrives() -> None:
+    cards = b"".join(at.to_bytes(8) for at in range(MAX_CARDS // 2 + 1))
+    content = cbor.encode([KEY, [[0, 1, cards], [2, 3, cards]]])
+    sealed = seal_to(EDGE_KEY.public, content, b"shuaka/1/roster" + EDGE + (5).to_bytes(8))
+    payload = HUB.sign(MessageType.ROSTER, cbor.encode([EDGE, 5, sealed]))
+    with pytest.raises(RemoteError, match="more than 6000 cards"):
+        Roster.open(payload, HUB.public, EDGE, EDGE_KEY)
+
+
 def test_only_its_edge_opens_it_and_only_its_hub_wrote_it() -> None:
     payload = roster(meeting(0, 1, 1)).seal(HUB, EDGE_KEY.public)
     for hub, edge, key, reason in (

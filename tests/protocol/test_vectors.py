@@ -8,7 +8,7 @@ from protocol.batch import Batch
 from protocol.errors import RemoteError
 from protocol.identity import MessageType, Signed
 from protocol.journal import decode_entry, link
-from protocol.sealing import subject_digest, unwrap_content_key
+from protocol.sealing import open_sealed, subject_digest, unwrap_content_key
 from tests.protocol import samples
 from tests.protocol.samples import SAMPLES, VECTORS
 
@@ -72,3 +72,10 @@ def test_the_journal_message_holds_the_batch_and_the_subject() -> None:
 def test_the_unknown_entry_is_not_readable_here() -> None:
     with pytest.raises(RemoteError, match="kind 2 is not known"):
         decode_entry(bytes.fromhex(str(stored("entry-unknown")["hex"])))
+
+
+def test_the_sealed_roster_holds_the_content() -> None:
+    opened = open_sealed(
+        samples.EDGE_SEAL, samples.SEALED_ROSTER, samples.roster_info(samples.ROSTER)
+    )
+    assert opened.hex() == stored("roster-content")["hex"]
