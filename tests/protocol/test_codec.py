@@ -470,6 +470,20 @@ def test_batches_that_cannot_be(first: int, items: list[object]) -> None:
     assert refused(Batch.decode, data).reason is Reason.MALFORMED
 
 
+@pytest.mark.parametrize(
+    ("first", "items"),
+    [
+        ((1 << 62) - 1, [b""]),
+        (1, [bytes(MAX_ENTRY_BYTES)]),
+        (1, [[(1 << 62) - 2, bytes(32), "x" * MAX_REASON_CHARS]]),
+        ((1 << 62) - 2, [[1, bytes(32), ""]]),
+    ],
+)
+def test_batches_that_just_can_be(first: int, items: list[object]) -> None:
+    data = cbor2.dumps([b"h", first, bytes(32), items, []])
+    assert Batch.decode(data).encode() == data
+
+
 @pytest.mark.parametrize("withheld", [[0], [4], [True], ["1"], [-1], [1 << 70], 1])
 def test_withheld_names_seqs_of_the_batch_alone(withheld: object) -> None:
     data = cbor2.dumps([b"h", 1, bytes(32), [b"x", [2, bytes(32), ""]], withheld])
