@@ -1,9 +1,12 @@
 """`shuaka-edge`: run, enrol, journal, doctor."""
 
 import argparse
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -22,17 +25,36 @@ DEFAULT_CONFIG: Final = Path("/etc/shuaka/edge.toml")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; exits with 0, 1 (it did not work) or 2 (it was called wrongly)."""
+    os.umask(0o077)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
-        status = options.run(options)
+        try:
+            status = options.run(options)
+        finally:
+            sys.stdout.flush()
     except (ConfigError, EnrolError, IdentityError, InvalidCodeError, JournalError) as error:
         print(f"shuaka-edge: {error}", file=sys.stderr)
         status = 1
+    except KeyboardInterrupt:
+        status = 130
     except BrokenPipeError:
         # whoever read the output has seen enough
-        sys.stderr.close()
+        _forget_output()
         status = 0
+    except OSError as error:
+        print(f"shuaka-edge: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        _forget_output()
+        status = 1
     sys.exit(status)
+
+
+def _forget_output() -> None:
+    """What was not written stays unwritten: the interpreter would try once more at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,10 +92,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise ValueError
-    return count
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
+    return int(text)
 
 
 def _config(options: argparse.Namespace) -> Config:

@@ -107,7 +107,7 @@ def _plain(problem: str) -> str:
 
 
 def _folder(wanted: type, value: object) -> Path:
-    if wanted is Path and isinstance(value, str) and value:
+    if wanted is Path and isinstance(value, str) and value and value.isprintable():
         return Path(value)
     raise ValueError("Expected the path of a folder, in quotes")
 

@@ -14,7 +14,7 @@ from typing import Final
 from edge.clock import SystemClock
 from edge.config import Config
 from edge.couriers.mqtt import Courier
-from edge.enrol import IdentityError, Keys, load_enrolment
+from edge.enrol import ENROLMENT_FILE, KEYS_FILE, IdentityError, Keys, load_enrolment
 from edge.feedback import Feedback, Notice, Outcome, Standing
 from edge.feedback.console import Console
 from edge.feedback.fanout import Fanout
@@ -82,10 +82,11 @@ class Daemon:
         return None
 
     def _record(self, enrolment: Enrolment, feedback: Feedback) -> int:
-        keys = Keys.load_or_make(self._data)
+        keys = Keys.load(self._data)
         if keys.sign.public != enrolment.edge_sign:
             raise IdentityError(
-                f"{self._data}: the keys are not those that were enrolled; enrol this device anew"
+                f"{self._data / KEYS_FILE}: these keys are not those that were enrolled; restore"
+                f" those, or move {ENROLMENT_FILE} away and enrol this device anew"
             )
         recorder = Recorder(
             self._data,

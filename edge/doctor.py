@@ -14,7 +14,7 @@ from typing import Final
 
 from edge.clock import SystemClock
 from edge.config import Config
-from edge.enrol import IdentityError, Keys, load_enrolment
+from edge.enrol import ENROLMENT_FILE, KEYS_FILE, IdentityError, Keys, load_enrolment
 from edge.readers.pcsc import PcscReaders
 from edge.store import FILE_NAME, JournalError, JournalReader
 from protocol.topics import Broker
@@ -35,13 +35,22 @@ class Finding:
 def examine(config: Config) -> list[Finding]:
     """Everything, in the order of a tap's way."""
     data = config.edge.data
-    return [
-        *(_readers() if config.readers.pcsc else ()),
-        *_clock(config),
-        *_storage(data),
-        *_journal(data),
-        *_enrolment(config),
-    ]
+    findings: list[Finding] = []
+    if config.readers.pcsc:
+        findings += _readers()
+    findings += _clock(config)
+    try:
+        for part in (_storage(data), _journal(data), _enrolment(config)):
+            findings.extend(part)
+    except OSError as error:
+        findings.append(
+            Finding(
+                good=False,
+                what=f"{error.filename or data}: {error.strerror}",
+                advice="Run this as the service's user or as root.",
+            )
+        )
+    return findings
 
 
 def _readers() -> Iterator[Finding]:
@@ -84,6 +93,13 @@ def _clock(config: Config) -> Iterator[Finding]:
 
 
 def _storage(data: Path) -> Iterator[Finding]:
+    if data.exists() and not data.is_dir():
+        yield Finding(
+            good=False,
+            what=f"{data}: is no folder",
+            advice="Move it away, or name another folder as edge.data.",
+        )
+        return
     if not data.is_dir():
         yield Finding(
             good=False, what=f"{data}: there is no such folder yet", advice="`run` creates it."
@@ -138,6 +154,8 @@ def _enrolment(config: Config) -> Iterator[Finding]:
     try:
         enrolment = load_enrolment(data)
         if enrolment is None:
+            if (data / KEYS_FILE).exists():
+                Keys.load(data)
             yield Finding(
                 good=False,
                 what="not enrolled: nothing is recorded",
@@ -145,16 +163,22 @@ def _enrolment(config: Config) -> Iterator[Finding]:
                 "`shuaka-edge enrol --hub URL --code CODE`.",
             )
             return
-        if Keys.load_or_make(data).sign.public != enrolment.edge_sign:
+        if Keys.load(data).sign.public != enrolment.edge_sign:
             yield Finding(
                 good=False,
-                what="the keys on disk are not those that were enrolled",
-                advice="Enrol this device anew.",
+                what=f"{data / KEYS_FILE}: these keys are not those that were enrolled",
+                advice=f"Restore those, or move {ENROLMENT_FILE} away and enrol this device anew.",
             )
             return
     except IdentityError as error:
-        yield Finding(good=False, what=str(error), advice="Restore the file or enrol anew.")
+        yield Finding(good=False, what=str(error), advice="Until then nothing is recorded.")
         return
+    if (data / KEYS_FILE).stat().st_mode & 0o077:
+        yield Finding(
+            good=False,
+            what=f"{data / KEYS_FILE}: other users can read the keys of this device",
+            advice=f"chmod 600 {data / KEYS_FILE}",
+        )
     yield Finding(good=True, what=f"enrolled as {enrolment.name}")
     broker = Broker.parse(config.mqtt.url or enrolment.mqtt_url)
     try:

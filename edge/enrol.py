@@ -4,15 +4,18 @@ The keys are made once and kept, so that a request whose answer was lost can be 
 same code (protocol.identity says how the two convince each other).
 """
 
+import contextlib
+import http.client
 import json
 import os
-import urllib.error
-import urllib.request
+import socket
+import threading
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -31,6 +34,10 @@ from protocol.topics import Broker
 KEYS_FILE: Final = "keys.json"
 ENROLMENT_FILE: Final = "enrolment.json"
 TIMEOUT_S: Final = 15
+"""How long a hub may keep silent."""
+LONGEST_S: Final = 30
+"""How long it may take altogether."""
+MAX_ANSWER_BYTES: Final = 64 * 1024
 
 
 class EnrolError(Exception):
@@ -64,21 +71,38 @@ class Keys:
     seal: OpeningKey
 
     @classmethod
+    def load(cls, data: Path) -> Self:
+        """The keys on disk. Raises IdentityError, also where there are none."""
+        path = data / KEYS_FILE
+        try:
+            stored = msgspec.json.decode(path.read_bytes(), type=_KeysFile)
+            return cls(SigningKey(stored.sign), OpeningKey(stored.seal))
+        except FileNotFoundError as error:
+            raise IdentityError(
+                f"{path}: the keys of this device are gone; restore them from a backup, or move"
+                f" {ENROLMENT_FILE} away and enrol this device anew"
+            ) from error
+        except OSError as error:
+            raise IdentityError(f"{path}: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:  # no JSON, or a key of a wrong length
+            raise IdentityError(
+                f"{path}: is no key file ({error}); restore it from a backup, or move it away and"
+                " enrol this device anew"
+            ) from error
+
+    @classmethod
     def load_or_make(cls, data: Path) -> Self:
         """Raises IdentityError. A file that exists is never overwritten."""
         path = data / KEYS_FILE
         try:
-            if not path.exists():
-                data.mkdir(parents=True, exist_ok=True, mode=0o700)
-                made = cls(SigningKey.generate(), OpeningKey.generate())
-                _write(path, _KeysFile(made.sign.raw(), made.seal.raw()))
-                return made
-            stored = msgspec.json.decode(path.read_bytes(), type=_KeysFile)
-            return cls(SigningKey(stored.sign), OpeningKey(stored.seal))
+            if path.exists():
+                return cls.load(data)
+            data.mkdir(parents=True, exist_ok=True, mode=0o700)
+            made = cls(SigningKey.generate(), OpeningKey.generate())
+            _write(path, _KeysFile(made.sign.raw(), made.seal.raw()))
         except OSError as error:
             raise IdentityError(f"{path}: {error.strerror}") from error
-        except ValueError as error:  # msgspec's errors, and a key of a wrong length
-            raise IdentityError(f"{path}: {error}") from error
+        return made
 
 
 def load_enrolment(data: Path) -> Enrolment | None:
@@ -90,8 +114,18 @@ def load_enrolment(data: Path) -> Enrolment | None:
         return None
     except OSError as error:
         raise IdentityError(f"{path}: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
-        raise IdentityError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise IdentityError(_no_enrolment(path, error)) from error
+    try:
+        Broker.parse(stored.mqtt_url)
+        if (
+            stored.generation < 0
+            or len(stored.edge) != 16
+            or any(len(key) != 32 for key in (stored.edge_sign, stored.hub_sign, stored.hub_seal))
+        ):
+            raise ValueError("an id, a key or a number is impossible")  # noqa: TRY301
+    except ValueError as error:
+        raise IdentityError(_no_enrolment(path, error)) from error
     return Enrolment(
         edge=stored.edge,
         name=stored.name,
@@ -102,14 +136,20 @@ def load_enrolment(data: Path) -> Enrolment | None:
     )
 
 
+def _no_enrolment(path: Path, error: Exception) -> str:
+    return (
+        f"{path}: is no enrolment ({error}); restore it from a backup, or move it away and enrol"
+        " this device anew"
+    )
+
+
 def enrol(data: Path, hub_url: str, code: EnrolmentCode) -> Enrolment:
     """Joins the hub at `hub_url` (http:// or https://) and keeps its answer in `data`.
 
-    Raises EnrolError in plain words, IdentityError; nothing is written unless the hub that the
-    code names said yes.
+    Raises EnrolError in plain words, IdentityError; nothing but this edge's own keys is written
+    unless the hub that the code names said yes.
     """
-    if urlsplit(hub_url).scheme not in {"http", "https"} or not urlsplit(hub_url).hostname:
-        raise EnrolError(f"{hub_url!r} is not the address of a hub, such as https://hub.example")
+    hub = _hub(hub_url)
     if load_enrolment(data) is not None:
         raise EnrolError(
             f"this device is enrolled already ({data / ENROLMENT_FILE}); move that file away to"
@@ -122,7 +162,7 @@ def enrol(data: Path, hub_url: str, code: EnrolmentCode) -> Enrolment:
         "seal_key": _to_text(keys.seal.public),
         "proof": _to_text(proof),
     }
-    answer = _post(hub_url.rstrip("/") + "/api/v1/enrol", request)
+    answer = _post(hub, request)
     try:
         signed = urlsafe_b64decode(str(answer["answer"]) + "==")
         enrolment = open_enrolment(signed, code, keys.sign.public)
@@ -131,46 +171,95 @@ def enrol(data: Path, hub_url: str, code: EnrolmentCode) -> Enrolment:
         raise EnrolError(f"the hub's answer is not to be trusted: {error.detail}") from error
     except (KeyError, ValueError) as error:
         raise EnrolError(f"{hub_url} did not answer as a hub does ({error})") from error
-    _write(
-        data / ENROLMENT_FILE,
-        _EnrolmentFile(
-            edge=enrolment.edge,
-            name=enrolment.name,
-            edge_sign=enrolment.edge_sign,
-            hub_sign=enrolment.hub.sign,
-            hub_seal=enrolment.hub.seal,
-            generation=enrolment.generation,
-            mqtt_url=enrolment.mqtt_url,
-        ),
+    stored = _EnrolmentFile(
+        edge=enrolment.edge,
+        name=enrolment.name,
+        edge_sign=enrolment.edge_sign,
+        hub_sign=enrolment.hub.sign,
+        hub_seal=enrolment.hub.seal,
+        generation=enrolment.generation,
+        mqtt_url=enrolment.mqtt_url,
     )
+    try:
+        _write(data / ENROLMENT_FILE, stored)
+    except OSError as error:
+        raise EnrolError(
+            f"{data / ENROLMENT_FILE}: {error.strerror}; mend that and enter the same code again"
+            " within fifteen minutes"
+        ) from error
     return enrolment
 
 
-def _post(url: str, body: dict[str, str]) -> dict[str, object]:
-    request = urllib.request.Request(  # noqa: S310  the scheme was checked
-        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+def _hub(url: str) -> SplitResult:
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
-            answer = json.loads(response.read(64 * 1024))
-    except urllib.error.HTTPError as error:
-        with error:
-            raise EnrolError(_refusal(error)) from error
-    except urllib.error.URLError as error:
-        raise EnrolError(f"{url} cannot be reached: {error.reason}") from error
-    except (OSError, ValueError) as error:
-        raise EnrolError(f"{url} did not answer as a hub does: {error}") from error
+        parts = urlsplit(url)
+        fits = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        more = parts.username or parts.password or parts.query or parts.fragment
+        url.encode("ascii")
+    except ValueError:
+        fits, more = None, None
+    if not fits or more or not url.isprintable() or " " in url:
+        raise EnrolError(f"{url!r} is not the address of a hub, such as https://hub.example")
+    return parts
+
+
+def _post(hub: SplitResult, body: dict[str, str]) -> dict[str, object]:
+    where = hub.geturl()
+    kind = http.client.HTTPSConnection if hub.scheme == "https" else http.client.HTTPConnection
+    connection = kind(str(hub.hostname), hub.port, timeout=TIMEOUT_S)
+    try:
+        with contextlib.closing(connection), _bounded(connection):
+            try:
+                connection.connect()
+            except OSError as error:
+                raise EnrolError(f"{where} cannot be reached: {error}") from error
+            path = hub.path.rstrip("/") + "/api/v1/enrol"
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            with connection.getresponse() as response:
+                raw = response.read(MAX_ANSWER_BYTES)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        why = str(error) or type(error).__name__
+        raise EnrolError(f"{where} did not answer as a hub does: {_plain(why)}") from error
+    try:
+        answer = json.loads(raw)
+    except (ValueError, RecursionError):
+        answer = None
     if not isinstance(answer, dict):
-        raise EnrolError(f"{url} did not answer as a hub does")
-    return answer
+        answer = {}
+    match response.status, answer.get("detail"):
+        case 200, _:
+            return answer
+        case status, str(detail):
+            raise EnrolError(f"the hub refused ({status}): {_plain(detail)}")
+        case status, _ if 300 <= status < 400:
+            target = _plain(response.getheader("Location") or "another address")
+            raise EnrolError(f"{where} sends on to {target}: give --hub the address of the hub")
+        case status, _:
+            what = _plain(f"{status} {response.reason}")
+            raise EnrolError(f"{where} did not answer as a hub does: {what}")
 
 
-def _refusal(error: urllib.error.HTTPError) -> str:
+@contextlib.contextmanager
+def _bounded(connection: http.client.HTTPConnection) -> Iterator[None]:
+    """Hangs up after LONGEST_S: the time-out starts anew with each byte that comes."""
+
+    def hang_up() -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(LONGEST_S, hang_up)
+    timer.daemon = True
+    timer.start()
     try:
-        detail = json.loads(error.read(64 * 1024))["detail"]
-    except (OSError, ValueError, KeyError, TypeError):
-        detail = error.reason
-    return f"the hub refused ({error.code}): {detail}"
+        yield
+    finally:
+        timer.cancel()
+
+
+def _plain(text: str) -> str:
+    """What a stranger said, fit for one line of a terminal."""
+    shown = "".join(char if char.isprintable() else " " for char in text[:200])
+    return " ".join(shown.split())
 
 
 def _write(path: Path, content: msgspec.Struct) -> None:
