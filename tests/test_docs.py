@@ -21,8 +21,8 @@ from sqlalchemy import select
 from edge import cli as edge_cli
 from edge.config import Config
 from edge.config import load as load_edge
+from edge.feedback import ALREADY_RECOGNISED, Standing
 from edge.feedback import Outcome as DoorOutcome
-from edge.feedback import Standing
 from edge.readers import Unreadable
 from hub import cli as hub_cli
 from hub.config import Settings
@@ -209,6 +209,7 @@ def test_no_command_is_described_that_is_not_there() -> None:
 
 
 def door_words() -> Iterator[str]:
+    yield ALREADY_RECOGNISED
     yield from (each.wording for each in DoorOutcome)
     yield from (each.wording for each in Standing)
     yield from (each.wording for each in Unreadable)
