@@ -48,6 +48,9 @@ STEP_MS: Final = 1_000
 SETTLE_MS: Final = 4_000
 """How long a card that was seen may take until its event is here, beyond the read time-out."""
 
+NOT_RECORDING: Final = "not-recording"
+"""Why a reader counts as down while the journal fails, in the entries of the next epoch."""
+
 log = logging.getLogger(__name__)
 
 
@@ -112,6 +115,7 @@ class Recorder:
         self._try_open_at = 0
         self._readers: dict[str, ReaderState] = {}
         self._sampled = Stamp(0, 0, trusted=False)
+        self._lost_at = Stamp(0, 0, trusted=False)
         self._cards: list[CardRead] = []
         self._entries: list[Entry] = []
         self._roster: Roster | None = None
@@ -138,7 +142,7 @@ class Recorder:
         """
         self._events.put(_AskState(self._stamp(self._clock.boottime_ms())))
         self._events.put(_Stop())
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=5)
 
     def alive(self) -> bool:
         return self._thread.is_alive()
@@ -293,7 +297,8 @@ class Recorder:
 
     def _idle(self) -> None:
         if self._journal is None:
-            self._open_if_due()
+            if self._open_if_due():
+                self._commit()
             return
         self._sample_clock(self._journal)
         for epoch, first in self._journal.flush():
@@ -327,21 +332,31 @@ class Recorder:
         self._notify(Opened(self._journal.epoch, self._journal.header_bytes))
         self._stand()
 
-    def _open_if_due(self) -> None:
+    def _open_if_due(self) -> bool:
         now = self._clock.boottime_ms()
         if now < self._try_open_at:
-            return
+            return False
         self._try_open_at = now + REOPEN_EVERY_MS
         try:
             self._open()
         except JournalError as error:
             self._failure = str(error)
-        else:
-            log.warning("the journal records again, in a new epoch")
+            return False
+        log.warning("the journal records again, in a new epoch")
+        # Whoever was shown red meanwhile is in no journal: what silence means must be readable.
+        self._entries = [
+            entries.ReaderDown(self._lost_at, each.name, NOT_RECORDING)
+            for each in self._readers.values()
+        ]
+        self._entries += [
+            entries.ReaderUp(self._sampled, each.name) for each in self._readers.values() if each.up
+        ]
+        return True
 
     def _lose_journal(self, error: JournalError) -> None:
         log.error("nothing can be recorded: %s", error)
         self._failure = str(error)
+        self._lost_at = self._stamp(self._clock.boottime_ms())
         if self._journal is not None:
             self._journal.close()
             self._journal = None

@@ -1,0 +1,446 @@
+"""The recorder: what is durable before which light, and what comes after a failure.
+
+The journal is the real one; a full disk is SQLite's own, by `PRAGMA max_page_count`.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge import store
+from edge.couriers.mqtt import Appended, CourierEvent, JournalState, Opened
+from edge.feedback import Notice, Outcome, Standing
+from edge.readers import CardRead, CardUnreadable, Down, ReaderDown, ReaderUp, Unreadable
+from edge.recorder import MAX_GROUP, REOPEN_EVERY_MS, SETTLE_MS, Recorder
+from edge.store import Journal, JournalBusyError, JournalNewerError, JournalReader, Owner
+from protocol import journal as entries
+from protocol.batch import MAX_READERS
+from protocol.credential import Assurance, Credential
+from protocol.identity import OpeningKey
+from protocol.journal import ClockSample, Entry, Tap, decode_entry
+from tests.fakes.clock import FakeClock
+from tests.rig import wait_for
+
+OWNER = Owner(bytes(16), OpeningKey.generate().public)
+READ_TIMEOUT_MS = 1_500
+
+
+@dataclass
+class Door:
+    """Feedback that looks into the journal at the moment of each light."""
+
+    data: Path
+    notices: list[Notice] = field(default_factory=list)
+    taps_then: list[int] = field(default_factory=list)
+    """Taps on disk when the notice of the same place was shown."""
+    standings: list[Standing] = field(default_factory=list)
+
+    def show(self, notice: Notice) -> None:
+        self.taps_then.append(taps_on_disk(self.data))
+        self.notices.append(notice)
+
+    def stand(self, standing: Standing, detail: str = "") -> None:  # noqa: ARG002
+        if self.standings[-1:] != [standing]:
+            self.standings.append(standing)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [notice.outcome for notice in self.notices]
+
+
+@dataclass
+class Listener:
+    events: list[CourierEvent] = field(default_factory=list)
+
+    def tell(self, event: CourierEvent) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@dataclass
+class Place:
+    data: Path
+    clock: FakeClock = field(default_factory=FakeClock)
+    listener: Listener = field(default_factory=Listener)
+
+    def __post_init__(self) -> None:
+        self.door = Door(self.data)
+        self.recorder = Recorder(
+            self.data,
+            OWNER,
+            self.clock,
+            self.door,
+            debounce_ms=3_000,
+            read_timeout_ms=READ_TIMEOUT_MS,
+        )
+
+    def start(self) -> "Place":
+        self.recorder.start(self.listener)
+        return self
+
+    def tap(self, number: int, reader: str = "r") -> None:
+        self.recorder.reader_event(card(number, self.clock.boottime_ms(), reader))
+
+    def wait(self, notices: int) -> None:
+        wait_for(lambda: len(self.door.notices) >= notices, f"{notices} notices")
+
+    def wait_idle(self) -> None:
+        """Until the recorder has looked round with nothing to do."""
+        before = len(self.listener.of(JournalState))
+        self.recorder.ask_state()
+        wait_for(lambda: len(self.listener.of(JournalState)) > before, "an answer")
+
+
+def card(number: int, at_ms: int, reader: str = "r") -> CardRead:
+    value = f"{0x04_0000_0000_0000 + number:014X}"
+    return CardRead(reader, number, at_ms, Credential("uid", "", value), Assurance.UID)
+
+
+def on_disk(data: Path) -> list[Entry]:
+    reader = JournalReader(data)
+    try:
+        return [
+            decode_entry(entry)
+            for held in reader.epochs()
+            for _, entry, _, _ in reader.entries(held.epoch)
+        ]
+    finally:
+        reader.close()
+
+
+def taps_on_disk(data: Path) -> int:
+    try:
+        return sum(isinstance(entry, Tap) for entry in on_disk(data))
+    except store.JournalError:
+        return 0
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path / "data")
+    yield place
+    place.recorder.stop()
+    assert not place.recorder.alive()
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], None]]:
+    """Call it with True to fill the disk under every open journal, with False to make room."""
+    opened: list[sqlite3.Connection] = []
+    full = False
+    original = store._open
+
+    def limit(db: sqlite3.Connection) -> None:
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        db.execute(f"PRAGMA max_page_count = {pages if full else 1 << 30}")
+
+    def opening(path: Path, *, create: bool) -> sqlite3.Connection:
+        db = original(path, create=create)
+        opened.append(db)
+        limit(db)
+        return db
+
+    def fill(now: bool) -> None:
+        nonlocal full
+        full = now
+        for db in opened:
+            try:
+                limit(db)
+            except sqlite3.ProgrammingError:  # closed
+                continue
+
+    monkeypatch.setattr(store, "_open", opening)
+    yield fill
+    fill(False)
+
+
+def test_no_light_before_the_commit(place: Place) -> None:
+    place.start()
+    for number in range(20):
+        place.tap(number)
+        place.wait(number + 1)
+    assert set(place.door.outcomes) == {Outcome.RECORDED}
+    assert all(seen > number for number, seen in enumerate(place.door.taps_then))
+
+
+def test_what_waits_shares_a_commit_and_each_gets_its_light_after_it(place: Place) -> None:
+    for number in range(200):
+        place.tap(number)
+    place.start()
+    place.wait(200)
+    assert place.door.outcomes == [Outcome.RECORDED] * 200
+    assert all(seen > number for number, seen in enumerate(place.door.taps_then))
+    assert len(place.listener.of(Appended)) == -(-200 // MAX_GROUP)
+
+
+def test_the_same_card_soon_again_is_one_tap(place: Place) -> None:
+    place.tap(1)
+    place.tap(1, "other")
+    place.start()
+    place.tap(1)
+    place.wait(3)
+    assert place.door.outcomes == [Outcome.RECORDED, Outcome.ALREADY, Outcome.ALREADY]
+    place.clock.advance(3_000)
+    place.tap(1)
+    place.wait(4)
+    assert place.door.outcomes[3] is Outcome.RECORDED
+    assert taps_on_disk(place.data) == 2
+
+
+def test_an_unreadable_card_says_why_and_is_no_entry(place: Place) -> None:
+    place.start()
+    place.recorder.reader_event(CardUnreadable("r", 1, 5, Unreadable.NO_NUMBER))
+    place.wait(1)
+    assert place.door.notices == [Notice(Outcome.UNREADABLE, "r", Unreadable.NO_NUMBER.wording)]
+    assert taps_on_disk(place.data) == 0
+
+
+def test_a_full_disk_shows_red_and_room_again_is_a_new_epoch(
+    place: Place, disk: Callable[[bool], None]
+) -> None:
+    place.start()
+    place.recorder.reader_event(ReaderUp("r"))
+    place.tap(0)
+    place.wait(1)
+    disk(True)
+    green = 1
+    number = 0
+    while place.door.outcomes[-1] is Outcome.RECORDED:  # until the last page is full
+        number += 1
+        place.tap(number)
+        place.wait(number + 1)
+        green += place.door.outcomes[-1] is Outcome.RECORDED
+    assert number > 1
+    assert place.door.outcomes[-1] is Outcome.FAILED
+    wait_for(lambda: place.door.standings[-1] is Standing.CANNOT_RECORD, "a red door")
+    assert "full" in place.recorder.failure()
+    for repeat in (number, number, number + 1):
+        before = len(place.door.notices)
+        place.tap(repeat)
+        place.wait(before + 1)
+        assert place.door.outcomes[-1] is Outcome.FAILED
+    assert taps_on_disk(place.data) == green
+
+    disk(False)
+    place.clock.advance(REOPEN_EVERY_MS)
+    wait_for(lambda: not place.recorder.failure(), "a journal again")
+    assert place.door.standings[-1] is Standing.READY
+    assert len(place.listener.of(Opened)) == 2
+    before = len(place.door.notices)
+    place.tap(number)
+    place.wait(before + 1)
+    assert place.door.outcomes[-1] is Outcome.RECORDED, "a card that failed is no repeat"
+    assert taps_on_disk(place.data) == green + 1
+    reader = JournalReader(place.data)
+    assert not list(reader.problems())
+    reader.close()
+    told = [each for each in on_disk(place.data) if not isinstance(each, (ClockSample, Tap))]
+    assert [type(each) for each in told[-2:]] == [entries.ReaderDown, entries.ReaderUp]
+    assert told[-2].at.boottime_ms < told[-1].at.boottime_ms, "the time without a record is stated"
+
+
+def test_a_card_that_makes_the_code_fail_shows_red_and_the_next_is_recorded(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.start()
+    original = Journal.append
+
+    def fail(self: Journal, items: Any) -> int:
+        if any(getattr(item, "reader", "") == "bad" for item in items):
+            raise RuntimeError("a bug")
+        return original(self, items)
+
+    monkeypatch.setattr(Journal, "append", fail)
+    place.tap(1, "bad")
+    place.wait(1)
+    assert place.door.outcomes == [Outcome.FAILED]
+    place.clock.advance(REOPEN_EVERY_MS)
+    place.tap(2)
+    place.tap(1)
+    place.wait(3)
+    assert place.door.outcomes[1:] == [Outcome.RECORDED] * 2
+    assert place.recorder.alive()
+
+
+def test_it_starts_without_a_journal_and_finds_one_later(place: Place) -> None:
+    place.data.write_bytes(b"in the way")
+    place.start()
+    assert place.door.standings == [Standing.CANNOT_RECORD]
+    assert str(place.data) in place.recorder.failure()
+    place.tap(1)
+    place.wait(1)
+    place.data.unlink()
+    place.clock.advance(REOPEN_EVERY_MS)
+    place.tap(1)
+    place.wait(2)
+    assert place.door.outcomes == [Outcome.FAILED, Outcome.RECORDED]
+    assert taps_on_disk(place.data) == 1
+
+
+def test_two_recorders_never_share_a_journal(place: Place) -> None:
+    place.start()
+    second = Place(place.data)
+    with pytest.raises(JournalBusyError, match=r"journal\.db"):
+        second.start()
+    place.tap(1)
+    place.wait(1)
+    assert place.door.outcomes == [Outcome.RECORDED]
+    assert len(second.listener.events) == 0
+
+
+def test_a_later_journal_is_left_alone(place: Place) -> None:
+    Place(place.data).start().recorder.stop()
+    with sqlite3.connect(place.data / "journal.db") as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(JournalNewerError):
+        place.start()
+    with sqlite3.connect(place.data / "journal.db") as db:
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    place.start()
+
+
+def test_a_journal_held_by_another_program_shows_red_soon(place: Place) -> None:
+    place.start()
+    with sqlite3.connect(place.data / "journal.db", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
+        place.tap(1)
+        place.wait(1)
+        assert time.monotonic() - began < 4
+        assert place.door.outcomes == [Outcome.FAILED]
+        other.execute("ROLLBACK")
+    other.close()
+    place.clock.advance(REOPEN_EVERY_MS)
+    place.tap(1)
+    place.wait(2)
+    assert place.door.outcomes[-1] is Outcome.RECORDED
+
+
+def test_the_clock_is_noted_when_trust_changes_or_it_steps(place: Place) -> None:
+    place.start()
+
+    def samples() -> list[ClockSample]:
+        return [entry for entry in on_disk(place.data) if isinstance(entry, ClockSample)]
+
+    def wait_samples(count: int) -> None:
+        wait_for(lambda: len(samples()) == count, f"{count} clock samples")
+
+    wait_samples(1)
+    place.clock.trust = False
+    wait_samples(2)
+    place.clock.step(-3_600_000)
+    wait_samples(3)
+    place.clock.step(400)
+    place.clock.advance(86_400_000)
+    place.wait_idle()
+    time.sleep(0.7)
+    assert len(samples()) == 3, "drift below a second, or mere time, is no step"
+    place.clock.step(700)
+    wait_samples(4)  # two small steps add up
+    place.clock.trust = True
+    wait_samples(5)
+    assert [sample.at.trusted for sample in samples()] == [True, False, False, False, True]
+
+
+def test_readers_come_and_go_in_the_journal_and_at_the_door(place: Place) -> None:
+    place.start()
+    place.recorder.reader_event(ReaderUp("r"))
+    place.recorder.reader_event(ReaderUp("二号"))
+    place.recorder.reader_event(ReaderDown("r", Down.UNPLUGGED))
+    place.wait_idle()
+    place.recorder.reader_event(ReaderDown("二号", Down.NO_SERVICE))
+    place.wait_idle()
+    assert place.door.standings == [Standing.NO_READER, Standing.READY, Standing.NO_READER]
+    told = [entry for entry in on_disk(place.data) if not isinstance(entry, ClockSample)]
+    assert [type(entry) for entry in told] == [
+        entries.ReaderUp,
+        entries.ReaderUp,
+        entries.ReaderDown,
+        entries.ReaderDown,
+    ]
+    state = place.listener.of(JournalState)[-1]
+    assert {(reader.name, reader.up) for reader in state.readers} == {("r", False), ("二号", False)}
+
+
+def test_readers_that_change_their_name_do_not_outgrow_a_heartbeat(place: Place) -> None:
+    place.start()
+    for number in range(3 * MAX_READERS):
+        place.recorder.reader_event(ReaderUp(f"r {number}"))
+        place.recorder.reader_event(ReaderDown(f"r {number}", Down.UNPLUGGED))
+    place.recorder.reader_event(ReaderUp("r"))
+    place.wait_idle()
+    state = place.listener.of(JournalState)[-1]
+    assert len(state.readers) <= MAX_READERS
+    assert any(reader.name == "r" and reader.up for reader in state.readers)
+
+
+def test_a_statement_comes_after_the_taps_it_speaks_of(place: Place) -> None:
+    place.clock.advance(100_000)
+    for number in range(3):
+        place.tap(number)
+    place.recorder.ask_state()
+    place.start()
+    wait_for(lambda: bool(place.listener.of(JournalState)), "a statement")
+    (state,) = place.listener.of(JournalState)
+    assert state.head == 4
+    assert taps_on_disk(place.data) == 3
+    settled = READ_TIMEOUT_MS + SETTLE_MS
+    assert state.at.boottime_ms == place.clock.boottime_ms() - settled
+    assert state.at.wall_ms == place.clock.wall_ms() - settled
+
+
+def test_soon_after_boot_a_statement_does_not_reach_before_it(place: Place) -> None:
+    place.start()
+    place.wait_idle()
+    (state,) = place.listener.of(JournalState)
+    assert state.at.boottime_ms == 0
+    assert state.at.wall_ms == place.clock.wall_ms() - place.clock.boottime_ms()
+
+
+def test_the_last_statement_speaks_for_all_until_the_stop(place: Place) -> None:
+    place.start()
+    for number in range(5):
+        place.tap(number)
+    place.recorder.stop()
+    state = place.listener.of(JournalState)[-1]
+    assert state.at.boottime_ms == place.clock.boottime_ms()
+    assert state.head == 6
+    assert place.door.outcomes == [Outcome.RECORDED] * 5
+
+
+def test_a_stop_without_a_journal_makes_no_statement(place: Place) -> None:
+    place.data.write_bytes(b"in the way")
+    place.start()
+    place.recorder.stop()
+    assert place.listener.of(JournalState) == []
+    place.data.unlink()
+
+
+def test_it_ends_with_no_thread_and_no_file_left(tmp_path: Path) -> None:
+    def files() -> set[str]:
+        found = set()
+        for path in Path("/proc/self/fd").iterdir():
+            try:
+                found.add(str(path.readlink()))
+            except OSError:
+                continue
+        return {name for name in found if str(tmp_path) in name}
+
+    for _ in range(20):
+        place = Place(tmp_path / "data").start()
+        place.tap(1)
+        place.recorder.stop()
+        assert place.door.outcomes == [Outcome.RECORDED]
+    assert not files()
+    assert not [thread for thread in threading.enumerate() if thread.name == "recorder"]
+    assert taps_on_disk(tmp_path / "data") == 20
