@@ -36,7 +36,7 @@ from edge.store import (
 )
 from edge.taps import Debounce
 from protocol import journal as entries
-from protocol.batch import ReaderState
+from protocol.batch import MAX_READERS, ReaderState
 from protocol.journal import ClockSample, Entry, Stamp
 from protocol.roster import Known, Roster
 
@@ -238,11 +238,14 @@ class Recorder:
     def _reader(self, name: str, *, up: bool, why: str) -> Entry:
         at = self._stamp(self._clock.boottime_ms())
         name = wire_name(name)
+        self._readers.pop(name, None)
         self._readers[name] = ReaderState(name, up, at.boottime_ms)
+        while len(self._readers) > MAX_READERS:  # the one not heard of for longest
+            del self._readers[next(iter(self._readers))]
         self._stand()
         if up:
             return entries.ReaderUp(at, name)
-        return entries.ReaderDown(at, name, why)
+        return entries.ReaderDown(at, name, why[: entries.MAX_REASON_CHARS])
 
     def _commit(self) -> None:
         """Makes durable what waits, then shows the lights."""

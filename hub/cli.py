@@ -24,7 +24,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, Operationa
 
 from hub.auth.tokens import TokenError, list_tokens, new_token, revoke
 from hub.config import CONFIG_VARIABLE, ConfigError, Settings
-from hub.devices import DeviceError, add_device
+from hub.devices import DeviceError, add_device, move_device
 from hub.imports.csvfile import MAX_BYTES
 from hub.imports.registers import Register, import_csv
 from hub.keys import FILE_NAME, Keyring, KeysError
@@ -39,6 +39,7 @@ from hub.store.engine import (
 )
 from hub.store.policies import Policies
 from hub.store.state import begin_generation, generation
+from protocol.topics import Broker
 
 app = typer.Typer(
     help="Turns the taps that edges send into attendance.",
@@ -231,6 +232,17 @@ def serve(config: Config = None) -> None:
         run(hub.engine, hub.keyring, hub.settings)
 
 
+@app.command()
+def restored(config: Config = None) -> None:
+    """Say that this database was restored from a backup; do it before `serve` starts again.
+
+    Devices then offer once more what they still hold, and the hub takes what it lacks.
+    """
+    with _Hub.open(config) as hub, hub.engine.begin() as conn:
+        begin_generation(conn, _now_ms())
+    print("A new generation has begun. Start serve: devices offer what they still hold again.")
+
+
 @device_app.command("add")
 def device_add(
     name: Annotated[str, typer.Argument(help="a name of your own, such as 三楼会议室-01")],
@@ -243,11 +255,33 @@ def device_add(
         zone = _zone(conn)
     until = datetime.fromtimestamp(added.expires_ms / 1000, zone)
     print(added.code)
-    print(
-        f"Type it at the device before {until:%Y-%m-%d %H:%M}:"
-        f" shuaka-edge enrol --hub URL --code {added.code}",
-        file=sys.stderr,
-    )
+    print(f"At the device, before {until:%Y-%m-%d %H:%M}:", file=sys.stderr)
+    print(f"  shuaka-edge enrol --hub URL_OF_THIS_HUB --code {added.code}", file=sys.stderr)
+    broker = Broker.parse(hub.settings.broker_for_edges)
+    if broker.host in {"localhost", "127.0.0.1", "::1"}:
+        print(
+            f"Note: devices will be told that the broker is {hub.settings.broker_for_edges}, which"
+            " only this machine can reach; set edge_mqtt for devices elsewhere.",
+            file=sys.stderr,
+        )
+
+
+@device_app.command("move")
+def device_move(
+    name: Annotated[str, typer.Argument(help="the device's name")],
+    venue: Annotated[str, typer.Option("--venue", help="code of the venue where it hangs now")],
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="TIME", help="such as 2026-01-31T18:00 (default: now)"),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Say that a device hangs at another venue now; what it recorded since is read anew."""
+    with _Hub.open(config) as hub, hub.engine.begin() as conn:
+        at_ms = (
+            _now_ms() // 1000 * 1000 if since is None else _moment("--since", since, _zone(conn))
+        )
+        move_device(conn, name, venue, at_ms)
 
 
 @device_app.command("list")
@@ -420,6 +454,16 @@ def _day(option: str, text: str) -> date:
     if not FIRST_YEAR <= day.year <= LAST_YEAR:
         raise typer.BadParameter(f"{option}: {text!r}: the years are {FIRST_YEAR} to {LAST_YEAR}")
     return day
+
+
+def _moment(option: str, text: str, zone: ZoneInfo) -> int:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{option}: {text!r} is no time, such as 2026-01-31T18:00"
+        ) from error
+    return int((at if at.tzinfo else at.replace(tzinfo=zone)).timestamp() * 1000)
 
 
 def _midnight_ms(day: date, zone: ZoneInfo) -> int:

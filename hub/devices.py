@@ -14,6 +14,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Connection, Engine, insert, select, update
 
+from hub.derive import lock, rebuild
 from hub.domain.terms import DeviceStatus
 from hub.keys import Keyring
 from hub.store import schema as s
@@ -61,9 +62,7 @@ def add_device(
     """Adds a device at a venue, or gives a waiting one a new code. Raises DeviceError."""
     if not name.strip() or len(name) > MAX_NAME_CHARS or not name.isprintable():
         raise DeviceError(f"{name!r}: a name has 1 to {MAX_NAME_CHARS} printable characters")
-    venue = conn.execute(select(s.venues.c.id).where(s.venues.c.code == venue_code)).scalar()
-    if venue is None:
-        raise DeviceError(f"{venue_code!r}: there is no venue of this code")
+    venue = _venue(conn, venue_code)
     found = conn.execute(select(s.devices).where(s.devices.c.name == name)).one_or_none()
     if found is not None and found.status != DeviceStatus.PENDING:
         raise DeviceError(f"{name!r}: a device of this name is {found.status.lower()} already")
@@ -78,7 +77,9 @@ def add_device(
             .returning(s.devices.c.id)
         ).scalar_one()
         conn.execute(
-            insert(s.placements).values(device_id=device, venue_id=venue, valid_from_ms=now_ms)
+            insert(s.placements).values(
+                device_id=device, venue_id=venue, valid_from_ms=now_ms // 1000 * 1000
+            )
         )
     else:
         device = found.id
@@ -88,7 +89,7 @@ def add_device(
             )
         ).scalar()
         if placed != venue:
-            raise DeviceError(f"{name!r}: is placed at another venue; change that by import")
+            raise DeviceError(f"{name!r}: is placed at another venue; use `device move`")
         # a new code replaces the one that was not used
         conn.execute(
             update(s.enrolment_codes)
@@ -106,6 +107,36 @@ def add_device(
         )
     )
     return Added(name, code, expires)
+
+
+def move_device(conn: Connection, name: str, venue_code: str, at_ms: int) -> None:
+    """From `at_ms` on, the device is at another venue; its taps since then are read anew.
+
+    Raises DeviceError, also where it was placed later than that.
+    """
+    lock(conn)
+    venue = _venue(conn, venue_code)
+    device = conn.execute(select(s.devices.c.id).where(s.devices.c.name == name)).scalar()
+    if device is None:
+        raise DeviceError(f"{name!r}: there is no device of this name")
+    p = s.placements.c
+    last = conn.execute(
+        select(p.id, p.venue_id, p.valid_from_ms, p.valid_to_ms)
+        .where(p.device_id == device)
+        .order_by(p.valid_from_ms.desc())
+        .limit(1)
+    ).one_or_none()
+    if last is not None:
+        if last.valid_from_ms >= at_ms or (last.valid_to_ms or at_ms) > at_ms:
+            raise DeviceError(
+                f"{name!r}: was placed for a later time already; correct it by import"
+            )
+        if last.venue_id == venue and last.valid_to_ms is None:
+            raise DeviceError(f"{name!r}: is at {venue_code} already")
+        if last.valid_to_ms is None:
+            conn.execute(update(s.placements).where(p.id == last.id).values(valid_to_ms=at_ms))
+    conn.execute(insert(s.placements).values(device_id=device, venue_id=venue, valid_from_ms=at_ms))
+    rebuild(conn)
 
 
 def enrol(
@@ -177,3 +208,10 @@ def enrol(
             mqtt_url=mqtt_url,
         )
     return keyring.sign.sign(MessageType.ENROLMENT, answer.encode())
+
+
+def _venue(conn: Connection, code: str) -> int:
+    venue: int | None = conn.scalar(select(s.venues.c.id).where(s.venues.c.code == code))
+    if venue is None:
+        raise DeviceError(f"{code!r}: there is no venue of this code")
+    return venue

@@ -94,7 +94,7 @@ def _around(attendance: Attendance, zone: ZoneInfo) -> tuple[list[str], list[str
                 ),
                 _summary(attendance.counts),
             ]
-            below = ["", *(f"设备 {device.words}" for device in attendance.devices)]
+            below = ["", *(device.words for device in attendance.devices)]
             for count, what in (
                 (attendance.unmatched, "未绑定的卡"),
                 (attendance.unplaced, "无法归入会议"),
@@ -102,7 +102,9 @@ def _around(attendance: Attendance, zone: ZoneInfo) -> tuple[list[str], list[str
             ):
                 if count:
                     below.append(f"{what}：{count} 次刷卡，待核对")
-            below += [f"待定原因：{reason}" for reason in attendance.reasons]
+            if attendance.counts.pending:
+                told = {device.words for device in attendance.devices}
+                below += [f"待定原因：{each}" for each in attendance.reasons if each not in told]
             return above, below
         case MemberAttendance(member=member):
             return [f"{member.name}（{member.code}，{member.branch or '现无组织'}）"], []

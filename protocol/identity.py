@@ -8,6 +8,7 @@ receipt can never pass for a batch and another algorithm (SM2) can follow.
 import hashlib
 import hmac
 import re
+import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
@@ -219,8 +220,10 @@ class EnrolmentCode:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads what was typed: any case, spaces or dashes, O for 0, I and L for 1."""
-        typed = "".join(text.split()).replace("-", "").upper().translate(_READ_AS)
+        """Reads what was typed: any case or width, spaces or dashes, O for 0, I and L for 1."""
+        plain = unicodedata.normalize("NFKC", text)  # an input method types ＡＢＣ１２
+        kept = (c for c in plain if not c.isspace() and unicodedata.category(c) != "Pd")
+        typed = "".join(kept).upper().translate(_READ_AS)
         wanted = _SECRET_CHARS + _FINGERPRINT_CHARS + 1
         for character in typed:
             if character not in _ALPHABET:

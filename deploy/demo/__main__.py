@@ -53,7 +53,9 @@ class Demo:
         self.hub.start()
         self.say("adding a device at the venue, and enrolling it with its one-time code")
         code = self.hub.command("device", "add", "会议室门口-01", "--venue", "V-1").strip()
-        self.edge = stack.enter_context(Edge(directory / "edge", self.pcscd.env))
+        self.edge = stack.enter_context(
+            Edge(directory / "edge", {**self.pcscd.env, "TZ": ZONE.key})
+        )
         self.edge.enrol(self.hub.url, code)
         self.edge.start()
         self.reader = stack.enter_context(VirtualReader(self.pcscd.ports[0]))

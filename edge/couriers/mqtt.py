@@ -36,7 +36,7 @@ from protocol.batch import (
     open_receipt,
     seal_batch,
 )
-from protocol.delivery import NewGeneration, Outcome, Refused, Released, Sender
+from protocol.delivery import NewGeneration, Outcome, Refusal, Refused, Released, Sender
 from protocol.errors import RemoteError
 from protocol.identity import MAX_MESSAGE_BYTES, Enrolment, MessageType
 from protocol.journal import Stamp
@@ -48,6 +48,7 @@ HEARTBEAT_MS: Final = 30_000
 LONGEST_WAIT_MS: Final = 1_000
 NO_MATCHING_SUBSCRIBERS: Final = 0x10  # MQTT 5 §3.4.2.1
 MAX_INCOMING: Final = 256
+HISTORIES_DIFFER: Final = frozenset({Refusal.BEYOND_HEAD, Refusal.DIGEST_DIFFERS})
 MAX_AT_ONCE: Final = 64
 """Events handled before something is sent again: a flood must not keep taps from going out."""
 
@@ -464,7 +465,8 @@ class Courier:
                         epoch.hex()[:8],
                         reason,
                     )
-                    self._health = replace(self._health, alarm=reason)
+                    if reason in HISTORIES_DIFFER:
+                        self._health = replace(self._health, alarm=reason)
 
     def _hub_state(self, state: HubState) -> list[Outcome]:
         """A hub that has just come has heard no hello of ours: the broker keeps none for it."""

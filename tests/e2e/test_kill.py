@@ -9,9 +9,10 @@ kills come at random moments. The seed decides order and delays, and is printed.
 import os
 import random
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,30 @@ def test_a_broker_that_loses_everything_costs_nothing(venue: Venue) -> None:
     venue.mosquitto.start()
     venue.check()
     assert set(venue.at_hub()) >= {*sent, *stuck, *unsent}
+
+
+@pytest.mark.timeout(180)
+def test_a_hub_restored_from_a_backup_gets_again_what_it_lost(rig_dir: Path) -> None:
+    with Venue(rig_dir) as venue:
+        kept = [venue.tap() for _ in range(3)]
+        wait_for(lambda: venue.without_receipt() == 0, "receipts before the backup")
+        database = Path(venue.hub.database.removeprefix("sqlite:///"))
+        backup = rig_dir / "backup.db"
+        with closing(sqlite3.connect(database)) as live:
+            live.execute("VACUUM INTO ?", [str(backup)])
+        since = [venue.tap() for _ in range(3)]
+        wait_for(lambda: venue.without_receipt() == 0, "receipts after the backup", 40)
+        venue.hub.stop()
+        venue.look_away()
+        for leftover in database.parent.glob("hub.db*"):
+            leftover.unlink()
+        backup.rename(database)
+        venue.hub.command("restored")
+        assert set(venue.at_hub()) == set(kept)
+        venue.hub.start()
+        for uid in since:
+            venue.wait_at_hub(uid, timeout_s=40)
+        venue.check()
 
 
 @pytest.mark.timeout(120)

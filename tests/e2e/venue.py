@@ -147,6 +147,10 @@ class Venue:
         finally:
             db.close()
 
+    def look_away(self) -> None:
+        """Lets go of the hub's database, so that its files can be replaced."""
+        self._engine.dispose()
+
     def at_hub(self) -> Counter[str]:
         """How often each UID is stored at the hub."""
         with self._engine.connect() as conn:

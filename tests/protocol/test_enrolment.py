@@ -57,6 +57,13 @@ def test_typed_in_any_case_with_spaces_dashes_and_look_alikes(
     assert EnrolmentCode.parse("  " + typed + " ") == code
 
 
+def test_what_a_chinese_input_method_types_is_read() -> None:
+    wide = "".join(chr(ord(each) + 0xFEE0) for each in str(CODE).replace("-", ""))
+    assert EnrolmentCode.parse(wide) == CODE
+    for dash in "－–—‐−".replace("−", ""):
+        assert EnrolmentCode.parse(str(CODE).replace("-", dash)) == CODE
+
+
 @settings(max_examples=20)
 @given(CODES)
 def test_a_single_wrong_character_is_noticed_or_names_another_secret_or_hub(
@@ -100,7 +107,7 @@ def test_any_text_is_a_code_or_an_invalid_one(text: str) -> None:
     assert EnrolmentCode.parse(str(code)) == code
 
 
-@pytest.mark.parametrize("character", ["U", "u", "_", "é", "０", "全"])
+@pytest.mark.parametrize("character", ["U", "u", "_", "é", "Ｕ", "全"])
 def test_characters_that_no_code_has_are_named(character: str) -> None:
     text = character + str(CODE)[1:]
     with pytest.raises(InvalidCodeError, match="which no code has"):
