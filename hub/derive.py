@@ -54,6 +54,9 @@ from protocol.timekeeping import Dated, Sample
 CHUNK: Final = 5000
 """How many keys one statement names at most: both databases take some 32,000."""
 
+STEP: Final = 50
+"""Batches a step: no more than some 20,000 taps, for whose time ingest waits."""
+
 FOLLOWED_MS: Final = 24 * 60 * MINUTE_MS
 """How long after its end a meeting's page follows what its devices send."""
 
@@ -76,7 +79,7 @@ class Step:
     """Ids of the meetings whose `change` has grown."""
 
 
-def derive_batch(conn: Connection, limit: int = 200) -> Step:
+def derive_batch(conn: Connection, limit: int = STEP) -> Step:
     """Take up to `limit` batches and heartbeats that are not derived yet, oldest first.
 
     Call it again until the step is empty. `conn` is in a write transaction.
@@ -93,7 +96,8 @@ def derive_batch(conn: Connection, limit: int = 200) -> Step:
     ).all()
     if not batch_ids and not heartbeat_ids:
         return Step(0, 0, 0, ())
-    rows = {(row.epoch_id, row.seq): row for row in conn.execute(_taps_of_batches(batch_ids))}
+    taken = conn.execute(_taps_of_batches(batch_ids)).all()
+    rows = {(row.epoch_id, row.seq): row for row in taken}
     for row in _untrusted_taps(conn, _boots(conn, batch_ids, heartbeat_ids)):
         rows[row.epoch_id, row.seq] = row
     changed, meetings = _derive(conn, list(rows.values()))
@@ -540,7 +544,7 @@ def _write_check_ins(conn: Connection, meeting_ids: Sequence[int], calendar: Cal
 
 def _taps_at(conn: Connection, meeting_ids: Sequence[int]) -> Iterator[Tap]:
     r, m = s.readings.c, s.meetings.c
-    for row in conn.execute(
+    rows = conn.execute(
         select(r.epoch_id, r.seq, r.at_ms, r.venue_id, r.member_id)
         .join(
             s.meetings,
@@ -551,7 +555,8 @@ def _taps_at(conn: Connection, meeting_ids: Sequence[int]) -> Iterator[Tap]:
             not_(m.cancelled),
             r.outcome.in_([Outcome.COUNTED.value, Outcome.GUEST.value]),
         )
-    ):
+    ).all()
+    for row in rows:
         yield Tap(TapKey(row.epoch_id, row.seq), row.at_ms, row.venue_id, row.member_id)
 
 
