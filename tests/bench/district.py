@@ -31,6 +31,8 @@ WEEK_MS: Final = 7 * 24 * 3600 * 1000
 FIRST_MEETING_MS: Final = 1_777_539_600_000  # 2026-04-30 17:00 in Beijing
 ENTRY_BYTES: Final = 200
 """What a tap takes of a message, with its sealed subject, generously."""
+BATCH: Final = min(MAX_ITEMS, (MAX_MESSAGE_BYTES - 2048) // ENTRY_BYTES)
+"""Entries in a full message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,8 @@ def make(hub: Hub, taps: int) -> District:
 
 
 def _batches(edge: FakeEdge) -> Iterator[tuple[Message, int]]:
-    size = min(MAX_ITEMS, (MAX_MESSAGE_BYTES - 2048) // ENTRY_BYTES)
-    for first in range(1, len(edge.entries) + 1, size):
-        last = min(first + size - 1, len(edge.entries))
+    for first in range(1, len(edge.entries) + 1, BATCH):
+        last = min(first + BATCH - 1, len(edge.entries))
         yield Message(edge.topic(), edge.payload(first, last)), last - first + 1
 
 

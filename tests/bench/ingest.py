@@ -24,7 +24,7 @@ from hub.ingest.landing import Landing, Message
 from hub.ingest.service import MAX_GROUP
 from hub.keys import Keyring
 from hub.store.engine import reading
-from tests.bench.district import District, make, stored, underived
+from tests.bench.district import BATCH, BRANCHES, District, make, stored, underived
 from tests.bench.figures import Figure, rate
 from tests.bench.tutorial import no_delay
 from tests.rig import Child, Mosquitto, Postgres, wait_for
@@ -32,6 +32,9 @@ from tests.rig.product import Hub
 
 CHUNK: Final = 5000
 """Rows a transaction of the raw limits, as many as the product takes at most with a good wind."""
+WARM_UP: Final = BRANCHES
+"""Messages before the first round."""
+Publish = Callable[[Sequence[Message]], None]
 BROKER: Final = ("max_queued_messages 1000000", "max_inflight_messages 100")
 
 
@@ -50,7 +53,7 @@ def measure(folder: Path, rounds: int, taps: int, messages: int) -> list[Figure]
     with ExitStack() as stack:
         broker = stack.enter_context(Mosquitto(folder / "broker", extra=BROKER))
         server = stack.enter_context(Postgres(folder / "postgres"))
-        district = make(Hub(folder / "keys", broker.url), rounds * taps)
+        district = make(Hub(folder / "keys", broker.url), rounds * taps + WARM_UP * BATCH)
         for name, new in (
             ("SQLite", _files(folder)),
             ("PostgreSQL", server.create_database),
@@ -73,10 +76,10 @@ def _on(
     rates = _Rates()
     with hub, _tutorial(folder, new(), broker) as tutorial, _publisher(broker) as publish:
         hub.start()
-        sent = 0
-        share = -(-len(district.messages) // rounds)
+        _warm_up(publish, engine, tutorial, district)
+        sent, rest = sum(district.sizes[:WARM_UP]), len(district.messages) - WARM_UP
         for turn in range(rounds):
-            span = slice(turn * share, (turn + 1) * share)
+            span = slice(WARM_UP + turn * rest // rounds, WARM_UP + (turn + 1) * rest // rounds)
             before, sent = sent, sent + sum(district.sizes[span])
             _product_round(publish, engine, district.messages[span], before, sent, rates)
             _tutorial_round(publish, tutorial, messages, rates)
@@ -108,8 +111,16 @@ def _on(
     ]
 
 
+def _warm_up(publish: Publish, engine: Engine, tutorial: Engine, district: District) -> None:
+    """A message of each edge, and as many to the tutorial hub: statements compiled, caches warm."""
+    aside = _Rates()
+    first = sum(district.sizes[:WARM_UP])
+    _product_round(publish, engine, district.messages[:WARM_UP], 0, first, aside)
+    _tutorial_round(publish, tutorial, WARM_UP, aside)
+
+
 def _product_round(
-    publish: "Callable[[Sequence[Message]], None]",
+    publish: Publish,
     engine: Engine,
     part: Sequence[Message],
     before: int,
@@ -126,9 +137,7 @@ def _product_round(
     rates.derived.append((after - before) / whole)
 
 
-def _tutorial_round(
-    publish: "Callable[[Sequence[Message]], None]", engine: Engine, count: int, rates: _Rates
-) -> None:
+def _tutorial_round(publish: Publish, engine: Engine, count: int, rates: _Rates) -> None:
     part = [
         Message(
             f"tutorial/{at % 10}/tap",
@@ -237,7 +246,7 @@ def _tutorial(folder: Path, url: str, broker: Mosquitto) -> Iterator[Engine]:
 
 
 @contextmanager
-def _publisher(broker: Mosquitto) -> Iterator[Callable[[Sequence[Message]], None]]:
+def _publisher(broker: Mosquitto) -> Iterator[Publish]:
     """Publishes at QoS 1 as fast as the broker takes it."""
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
     client.max_inflight_messages_set(100)
