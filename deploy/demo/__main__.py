@@ -153,6 +153,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bin/demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="end by itself, with 0 or 1")
     once = parser.parse_args().once
+    # also where a script started us in the background, which ignores Ctrl-C otherwise
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with private_dir() as directory, ExitStack() as stack:
@@ -167,6 +169,7 @@ def main() -> int:
             signal.pause()
     except KeyboardInterrupt:
         print("\nended; nothing is left behind")
+        return 130 if once else 0
     return 0
 
 
