@@ -2,9 +2,11 @@
 
 One thread owns the writing (`Ingest`), another the network (`_Network`, which comes back by
 itself). A message is acknowledged to the broker only once it has been dealt with, and the broker
-sends no more than RECEIVE_MAXIMUM before that: this bounds memory, and nothing else is built on the
-acknowledgement. A database that fails is tried again with the same messages; a payload that makes
-the code fail is set apart and counted, so that one bad message can never stop the others.
+is asked to send no more than RECEIVE_MAXIMUM before that: nothing else is built on the
+acknowledgement. Not every broker keeps to it, and QoS 0, which no edge uses, knows no such bound:
+what would not fit into MAX_WAITING_BYTES is dropped and counted; edges send theirs again. A
+database that fails is tried again with the same messages; a payload that makes the code fail is
+left out and logged, so that one bad message can never stop the others.
 """
 
 import contextlib
@@ -25,7 +27,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from hub import derive
 from hub.ingest.landing import Landed, Landing, Message
@@ -38,9 +41,17 @@ from protocol.identity import MAX_MESSAGE_BYTES, MessageType
 from protocol.topics import Broker
 
 RECEIVE_MAXIMUM: Final = 256
-"""Messages on their way from the broker to us: at 64 KB each, this bounds memory (16 MB)."""
+"""Messages on their way from the broker to us (mosquitto 2.0.11 sends up to 1000 more)."""
+MAX_WAITING_BYTES: Final = 64 << 20
+"""What may wait here, whatever the broker sends and lost connections leave behind."""
+MESSAGE_COSTS_BYTES: Final = 1024
+"""What a message takes in memory beside its payload."""
 MAX_GROUP: Final = 64
 """Messages taken into one transaction."""
+STUCK_S: Final = 5.0
+"""A transaction that takes longer waits for something: it is told as trouble."""
+TELL_EVERY_S: Final = 10.0
+"""How often what was not taken is logged, at most."""
 KEEPALIVE_S: Final = 15
 DERIVE_AT_LEAST_EVERY_S: Final = 1.0
 LONGEST_BACK_OFF_S: Final = 15.0
@@ -52,6 +63,10 @@ log = structlog.get_logger(__name__)
 class _Arrival:
     message: Message
     acknowledge: Callable[[], None]
+
+    @property
+    def size(self) -> int:
+        return MESSAGE_COSTS_BYTES + len(self.message.payload)
 
 
 @dataclass(slots=True)
@@ -65,6 +80,8 @@ class IngestHealth:
     """Why attendance is not brought up to date; empty where it is."""
     entries: int = 0
     rejected: int = 0
+    dropped: int = 0
+    """Messages that were more than could wait: edges send theirs again."""
 
 
 class Ingest:
@@ -82,12 +99,17 @@ class Ingest:
         self._keyring = keyring
         self._now_ms = now_ms
         self._landing = Landing(keyring)
+        self._room = _Room(MAX_WAITING_BYTES)
         self._rosters = Rosters(engine, keyring.sign)
         self._arrivals: queue.Queue[_Arrival | None] = queue.Queue()
-        self._network = _Network(broker, self._arrivals, self._state, self)
+        self._network = _Network(broker, self._arrivals, self._room, self._state, self)
         self.health = IngestHealth()
         self._derive_at = 0.0
         self._derive_by = 0.0
+        self._began: float | None = None
+        self._untold: Counter[str] = Counter()
+        self._tell_at = 0.0
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
 
     def start(self) -> None:
@@ -95,13 +117,30 @@ class Ingest:
         self._network.start()
 
     def stop(self) -> None:
-        """Finishes what is being committed, says good-bye, and ends."""
+        """Finishes what is being committed, says good-bye, and ends.
+
+        What waits for a database that does not answer is left: it has no receipt and comes again.
+        """
+        self._stopping.set()
         self._network.stop()
         self._arrivals.put(None)
-        self._thread.join(timeout=15)
+        self._thread.join(timeout=5)
 
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    def trouble(self) -> str:
+        """Why the hub does not take in and derive now, without particulars; empty where it does."""
+        began = self._began
+        if not self.alive():
+            return "ingest has ended"
+        if self.health.trouble:
+            return self.health.trouble
+        if began is not None and time.monotonic() - began > STUCK_S:
+            return "the database does not answer"
+        if not self.health.connected:
+            return "the broker cannot be reached"
+        return self.health.derivation
 
     # ------------------------------------------------------------------
 
@@ -125,19 +164,27 @@ class Ingest:
             group, stopping = self._next_group()
             while group:
                 try:
+                    self._began = time.monotonic()
                     self._take(group)
                 except Exception as error:
-                    self.health.trouble = f"the database: {error}"
-                    log.exception("ingest failed; tried again", messages=len(group))
-                    if stopping:
+                    self._began = None
+                    if _is_transient(error):
+                        self.health.trouble = "the database cannot be used; it is tried again"
+                        log.warning("the database failed; tried again", error=_line(error))
+                    else:
+                        self.health.trouble = "ingest fails by itself; the log says why"
+                        log.exception("ingest failed; tried again", messages=len(group))
+                    if self._stopping.wait(back_off):
                         return
-                    time.sleep(back_off)
                     back_off = min(back_off * 2, LONGEST_BACK_OFF_S)
                 else:
+                    self._began = None
+                    self._room.leave(group)
                     group = []
                     back_off = 0.5
                     self.health.trouble = ""
             self._derive_if_due()
+            self._tell_rejected()
 
     def _next_group(self) -> tuple[list[_Arrival], bool]:
         """Everything that waits, up to a bound; whether it is time to stop."""
@@ -169,8 +216,7 @@ class Ingest:
         self.health.rejected += landed.rejected.total()
         if landed.batches or landed.heartbeats:
             self._derive_at = min(self._derive_at, time.monotonic())
-        if landed.rejected:
-            log.warning("not taken", **_plain(landed.rejected))
+        self._untold.update(_plain(landed.rejected))
 
     def _send_rosters(self, heard: Mapping[bytes, bool]) -> None:
         """Tells devices whom to greet; a failure costs them a colour and nothing else."""
@@ -180,21 +226,29 @@ class Ingest:
         except Exception:
             log.exception("no rosters were sent")
 
+    def _tell_rejected(self) -> None:
+        """A line now and then: a flood must not become one of the log."""
+        now = time.monotonic()
+        if self._untold and now >= self._tell_at:
+            log.warning("not taken", **self._untold)
+            self._untold.clear()
+            self._tell_at = now + TELL_EVERY_S
+
     def _land(self, messages: Sequence[Message]) -> Landed:
         """Commits `messages`; where they make the code fail, those that do are left out."""
         try:
             with self._engine.begin() as conn:
                 return self._landing.land(conn, messages, self._now_ms())
-        except SQLAlchemyError:
-            raise
-        except Exception:
+        except Exception as error:
+            if _is_transient(error):
+                raise
             if len(messages) == 1:
-                log.exception(
-                    "a message made ingest fail and was left out", topic=messages[0].topic
-                )
+                if time.monotonic() >= self._tell_at:
+                    log.exception("a message made ingest fail", topic=messages[0].topic)
+                self._untold["made_ingest_fail"] += 1
+                self._tell_rejected()
                 return Landed()
             half = len(messages) // 2
-            log.exception("ingest failed on a group; its halves are tried")
             first, second = self._land(messages[:half]), self._land(messages[half:])
             return Landed(
                 first.receipts + second.receipts,
@@ -217,8 +271,11 @@ class Ingest:
             with self._engine.begin() as conn:
                 step = derive.derive_batch(conn)
         except Exception as error:
-            log.exception("derivation failed; tried again")
-            self.health.derivation = f"attendance is not brought up to date: {error}"
+            if _is_transient(error):
+                log.warning("derivation: the database failed; tried again", error=_line(error))
+            else:
+                log.exception("derivation failed; tried again")
+            self.health.derivation = "attendance is not brought up to date; the log says why"
             self._derive_at = now + LONGEST_BACK_OFF_S
             return
         self.health.derivation = ""
@@ -234,14 +291,16 @@ class _Network:
         self,
         broker: Broker,
         arrivals: "queue.Queue[_Arrival | None]",
+        room: "_Room",
         state: Callable[[], tuple[bytes, bytes]],
         ingest: Ingest,
     ) -> None:
         self._broker = broker
         self._arrivals = arrivals
+        self._room = room
         self._state = state
         self._ingest = ingest
-        self._online = b""
+        self._online = self._offline = b""
         self._client: paho.Client | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
@@ -254,8 +313,7 @@ class _Network:
         client = self._client
         if client is not None:
             with contextlib.suppress(Exception):
-                _, offline = self._state()
-                info = client.publish(topics.HUB_STATE, offline, topics.QOS, retain=True)
+                info = client.publish(topics.HUB_STATE, self._offline, topics.QOS, retain=True)
                 info.wait_for_publish(timeout=2)
             client.disconnect()
         self._thread.join(timeout=5)
@@ -274,7 +332,7 @@ class _Network:
                 self._connect_and_loop()
                 now = "the connection was lost"
             except Exception as error:  # noqa: BLE001  the thread's outermost loop
-                now = str(error) or type(error).__name__
+                now = _line(error)
             if self._ingest.health.connected:
                 self._ingest.health.connected = False
                 delay = 0.5
@@ -292,8 +350,8 @@ class _Network:
             reconnect_on_failure=False,
             manual_ack=True,
         )
-        self._online, offline = self._state()
-        client.will_set(topics.HUB_STATE, offline, topics.QOS, retain=True)
+        self._online, self._offline = self._state()
+        client.will_set(topics.HUB_STATE, self._offline, topics.QOS, retain=True)
         if self._broker.tls:
             client.tls_set()
         client.max_inflight_messages_set(1000)
@@ -312,6 +370,8 @@ class _Network:
             properties=properties,
         )
         self._client = client
+        if self._stopping.is_set():  # `stop` may have looked before there was a client
+            client.disconnect()
         try:
             client.loop_forever()
         finally:
@@ -342,15 +402,51 @@ class _Network:
             topic = message.topic
         except UnicodeDecodeError:
             topic = ""
-        self._arrivals.put(
-            _Arrival(Message(topic, bytes(message.payload)), lambda: _acknowledge(client, mid, qos))
+        arrival = _Arrival(
+            Message(topic, bytes(message.payload)), lambda: _acknowledge(client, mid, qos)
         )
+        if (qos or self._arrivals.qsize() < RECEIVE_MAXIMUM) and self._room.enter(arrival):
+            self._arrivals.put(arrival)
+        else:
+            self._ingest.health.dropped += 1
+            arrival.acknowledge()
+
+
+class _Room:
+    """Counts what waits, in bytes; entered by the network's thread, left by the other."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._lock = threading.Lock()
+
+    def enter(self, arrival: _Arrival) -> bool:
+        with self._lock:
+            if self._left < arrival.size:
+                return False
+            self._left -= arrival.size
+            return True
+
+    def leave(self, arrivals: Sequence[_Arrival]) -> None:
+        with self._lock:
+            self._left += sum(arrival.size for arrival in arrivals)
 
 
 def _acknowledge(client: paho.Client, mid: int, qos: int) -> None:
     # the connection may have gone meanwhile, and the message with it
     with contextlib.suppress(OSError, ValueError):
         client.ack(mid, qos)
+
+
+def _is_transient(error: Exception) -> bool:
+    """Whether the database is at fault, and not what was to be written into it."""
+    if isinstance(error, (DataError, IntegrityError)):
+        return False
+    return isinstance(error, (DBAPIError, PoolTimeoutError))
+
+
+def _line(error: Exception) -> str:
+    what = getattr(error, "orig", None) or error
+    return " ".join(str(what).split()) or type(error).__name__
 
 
 def _plain(counts: Counter[Any]) -> dict[str, int]:
