@@ -3,6 +3,7 @@
 Ends on SIGTERM and SIGINT (uvicorn's doing): pages first, then what is being committed.
 """
 
+import gc
 import socket
 
 import structlog
@@ -40,6 +41,10 @@ def serve(engine: Engine, keyring: Keyring, settings: Settings) -> None:
         server_header=False,
         timeout_graceful_shutdown=3,
     )
+    # Ingest makes so many objects that the collector comes often: what is here by now is not looked
+    # through each time (a quarter of ingest's time).
+    gc.collect()
+    gc.freeze()
     ingest.start()
     log.info("serving", pages=f"http://{settings.listen}", broker=settings.mqtt)
     try:
