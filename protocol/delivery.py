@@ -428,7 +428,10 @@ def accept(mark: Mark, previous: bytes, links: Sequence[Link]) -> Accepted:
         if batch_digests.get(seq, digest) != digest:
             raise RemoteError(Reason.CONFLICT, f"another history at {seq} than the hub has")
     held = [Island(1, mark.through, b"", mark.digest), *mark.islands]
-    fresh = tuple(part for each in links for part in _not_held(each, held))
+    if links[0].first > held[-1].last:
+        fresh = tuple(links)  # as nearly always
+    else:
+        fresh = tuple(part for each in links for part in _not_held(each, held))
     if not fresh:
         return Accepted(mark, ())
     pieces = [

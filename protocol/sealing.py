@@ -62,12 +62,12 @@ def subject_digest(sealed: bytes) -> bytes:
 class SubjectBox:
     """Seals and opens the subjects of one epoch."""
 
-    __slots__ = ("_aead", "_edge", "_epoch")
+    __slots__ = ("_aead", "_place")
 
     def __init__(self, content_key: bytes, edge: bytes, epoch: bytes) -> None:
         self._aead = ChaCha20Poly1305(content_key)
-        self._edge = edge
-        self._epoch = epoch
+        # an array's items stand one after the other: [edge, epoch, seq] up to the seq
+        self._place = cbor.encode([edge, epoch, 0])[:-1]
 
     def seal(self, seq: int, credential: Credential, nonce: bytes) -> bytes:
         """Nonce ‖ ciphertext ‖ tag; `nonce` is 12 random bytes, never used twice in an epoch."""
@@ -97,7 +97,7 @@ class SubjectBox:
             raise RemoteError(Reason.MALFORMED, f"subject: {error}") from error
 
     def _bound_to(self, seq: int) -> bytes:
-        return cbor.encode([self._edge, self._epoch, seq])
+        return self._place + cbor.encode(seq)
 
 
 def _info(edge: bytes, epoch: bytes) -> bytes:
