@@ -29,7 +29,7 @@ class Sizes:
     """A round, to the tutorial hub."""
 
 
-FULL = Sizes(samples=6000, seconds=15, rounds=3, taps=100_000, messages=2000)
+FULL = Sizes(samples=6000, seconds=15, rounds=3, taps=100_000, messages=1500)
 QUICK = Sizes(samples=2000, seconds=3, rounds=1, taps=20_000, messages=500)
 
 

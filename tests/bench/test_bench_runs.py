@@ -15,7 +15,7 @@ TINY = Sizes(samples=80, seconds=1, rounds=1, taps=2000, messages=20)
 @pytest.mark.parametrize("part", parts(TINY))
 def test_every_part_gives_its_figures(part: str, rig_dir: Path) -> None:
     figures = parts(TINY)[part](rig_dir)
-    assert len(figures) == {"durable": 3, "way": 4, "ingest": 12}[part]
+    assert len(figures) == {"durable": 3, "way": 4, "ingest": 13}[part]
     for figure in figures:
         assert bool(figure.rate) != bool(figure.p50 and figure.p99), figure
         assert all(float(v.replace(",", "")) > 0 for v in (figure.rate, figure.p50) if v), figure

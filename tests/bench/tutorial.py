@@ -1,9 +1,9 @@
 """The hub that a tutorial would have: paho, JSON, one ORM object and one commit a message.
 
-    python -m tests.bench.tutorial DATABASE-URL BROKER-PORT
+    python -m tests.bench.tutorial DATABASE-URL BROKER-PORT TOPIC [wal]
 
-It verifies, deduplicates and derives nothing. On SQLite it is given WAL and synchronous=FULL, which
-tutorials forget: with SQLite's defaults it is slower still.
+It verifies, deduplicates and derives nothing. `wal`: SQLite in WAL mode with synchronous=FULL,
+which tutorials leave out.
 """
 
 import json
@@ -15,8 +15,6 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from sqlalchemy import create_engine, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-
-TOPIC = "tutorial/+/tap"
 
 
 class Base(DeclarativeBase):
@@ -34,14 +32,14 @@ class TapRow(Base):
     assurance: Mapped[str]
 
 
-def main(url: str, port: int) -> None:
+def main(url: str, port: int, topic: str, wal: str = "") -> None:
     engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
+    if wal:
         event.listen(engine, "connect", _durable)
     Base.metadata.create_all(engine)
 
     def connected(client: paho.Client, *_: Any) -> None:
-        client.subscribe(TOPIC, qos=1)
+        client.subscribe(topic, qos=1)
 
     def subscribed(*_: Any) -> None:
         print("ready", flush=True)
@@ -71,4 +69,4 @@ def no_delay(_client: Any, _data: Any, sock: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
