@@ -8,16 +8,18 @@ keys get the same answer again for fifteen minutes (a lost reply), other keys ar
 import hmac
 import secrets
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, Engine, insert, select, update
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from sqlalchemy import Connection, Engine, Select, insert, or_, select, update
 
 from hub.derive import lock, rebuild
 from hub.domain.terms import DeviceStatus
 from hub.keys import Keyring
 from hub.store import schema as s
+from hub.store.engine import reading
 from hub.store.state import generation
 from protocol.identity import (
     SECRET_BITS,
@@ -25,6 +27,7 @@ from protocol.identity import (
     EnrolmentCode,
     MessageType,
     enrolment_proof,
+    sealing_key,
 )
 
 CODE_VALID_MS: Final = 7 * 24 * 3600 * 1000
@@ -152,31 +155,29 @@ def enrol(
     Raises EnrolmentRefusedError.
     """
     sign, seal = keys
+    if not _can_be_sealed_to(seal):
+        log.warning("enrolment refused: nothing can be sealed to its key")
+        raise EnrolmentRefusedError(422, "seal_key: nothing can be sealed to this key")
     fingerprint = keyring.public().fingerprint()
+    # Found without a lock: whoever has no code keeps nobody from writing.
+    with reading(engine) as conn:
+        fitting = [
+            row.id
+            for row in conn.execute(_codes(now_ms))
+            if hmac.compare_digest(
+                enrolment_proof(row.secret_sha256, sign, seal, fingerprint), proof
+            )
+        ]
+    if not fitting:
+        raise _no_code()
     with engine.begin() as conn:
-        code = next(
-            (
-                row
-                for row in conn.execute(
-                    select(
-                        s.enrolment_codes,
-                        s.devices.c.public_id,
-                        s.devices.c.name,
-                        s.devices.c.status,
-                    )
-                    .join(s.devices)
-                    .where(s.enrolment_codes.c.expires_ms > now_ms)
-                    .with_for_update()
-                )
-                if hmac.compare_digest(
-                    enrolment_proof(row.secret_sha256, sign, seal, fingerprint), proof
-                )
-            ),
-            None,
-        )
-        if code is None:
-            log.warning("enrolment refused: no code fits")
-            raise EnrolmentRefusedError(403, "no code that is valid now fits: get a new one")
+        code = conn.execute(
+            _codes(now_ms)
+            .where(s.enrolment_codes.c.id == fitting[0])
+            .with_for_update(of=s.enrolment_codes)
+        ).one_or_none()
+        if code is None:  # replaced by a new one meanwhile
+            raise _no_code()
         if code.used_at_ms is not None and (
             code.used_sign_key != sign or now_ms > code.used_at_ms + REPEAT_MS
         ):
@@ -208,6 +209,29 @@ def enrol(
             mqtt_url=mqtt_url,
         )
     return keyring.sign.sign(MessageType.ENROLMENT, answer.encode())
+
+
+def _codes(now_ms: int) -> Select[Any]:
+    """The codes that may be used now, or were used so lately that the answer may be repeated."""
+    c = s.enrolment_codes.c
+    return (
+        select(s.enrolment_codes, s.devices.c.public_id, s.devices.c.name)
+        .join(s.devices)
+        .where(or_(c.expires_ms > now_ms, c.used_at_ms >= now_ms - REPEAT_MS))
+    )
+
+
+def _can_be_sealed_to(seal: bytes) -> bool:
+    try:
+        X25519PrivateKey.generate().exchange(sealing_key(seal))
+    except ValueError:  # a point of low order (RFC 7748, section 6.1)
+        return False
+    return True
+
+
+def _no_code() -> EnrolmentRefusedError:
+    log.warning("enrolment refused: no code fits")
+    return EnrolmentRefusedError(403, "no code that is valid now fits: get a new one")
 
 
 def _venue(conn: Connection, code: str) -> int:

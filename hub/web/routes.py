@@ -94,7 +94,8 @@ def sign_in(
 def sign_out(request: Request, hub: Hub) -> Response:
     """End the session."""
     cookie = request.cookies.get(COOKIE)
-    if cookie is not None:
+    # Whoever has no session must not wait for, nor take, the database's write lock.
+    if cookie is not None and session(request) is not None:
         with hub.engine.begin() as conn:
             end_session(conn, cookie)
     response = RedirectResponse("/sign-in", 303)
