@@ -37,7 +37,7 @@ from edge.store import (
 from edge.taps import Debounce
 from protocol import journal as entries
 from protocol.batch import MAX_READERS, ReaderState
-from protocol.journal import ClockSample, Entry, Stamp
+from protocol.journal import EARLIEST_WALL_MS, MAX_TIME_MS, ClockSample, Entry, Stamp
 from protocol.roster import Known, Roster
 
 MAX_GROUP: Final = 64
@@ -376,7 +376,8 @@ class Recorder:
     def _stamp(self, boottime_ms: int) -> Stamp:
         """Both clocks as they stood at `boottime_ms`."""
         ago = self._clock.boottime_ms() - boottime_ms
-        return Stamp(boottime_ms, self._clock.wall_ms() - ago, self._clock.trusted())
+        wall_ms = min(max(self._clock.wall_ms() - ago, EARLIEST_WALL_MS), MAX_TIME_MS)
+        return Stamp(boottime_ms, wall_ms, self._clock.trusted())
 
     def _notify(self, event: CourierEvent) -> None:
         if self._listener is not None:

@@ -18,9 +18,11 @@ from protocol.journal import (
     MAX_HEADER_BYTES,
     MAX_READER_CHARS,
     MAX_REASON_CHARS,
+    MAX_TIME_MS,
     EpochHeader,
     Gap,
     Stamp,
+    read_stamp,
 )
 from protocol.sealing import MAX_SEALED_BYTES, subject_digest
 
@@ -222,7 +224,7 @@ class Heartbeat:
             epoch=fields.octets("epoch", ID_BYTES),
             head=fields.uint("head"),
             digest=fields.octets("digest", DIGEST_BYTES),
-            at=Stamp(fields.uint("boottime"), fields.integer("wall time"), fields.flag("trusted")),
+            at=read_stamp(fields),
             released=fields.uint("released"),
             first_held=fields.uint("first held"),
             unreceipted=fields.uint("unreceipted"),
@@ -233,7 +235,9 @@ class Heartbeat:
 def _reader_state(value: cbor.Value) -> ReaderState:
     fields = cbor.Fields(value, "reader", 3)
     return ReaderState(
-        fields.text("name", MAX_READER_CHARS), fields.flag("up"), fields.uint("since")
+        fields.text("name", MAX_READER_CHARS),
+        fields.flag("up"),
+        fields.uint("since", MAX_TIME_MS),
     )
 
 

@@ -24,6 +24,11 @@ MAX_HEADER_BYTES: Final = 512
 MAX_READER_CHARS: Final = 64
 MAX_REASON_CHARS: Final = 200
 
+MAX_TIME_MS: Final = 1 << 47
+"""The latest time that a clock may tell: some 4,459 years after it began."""
+EARLIEST_WALL_MS: Final = -(1 << 45)
+"""The earliest wall time, in the ninth century: a wrong clock is kept, nonsense is not."""
+
 _MAX_ASSURANCE: Final = max(Assurance)
 
 KIND_TAP: Final = 1
@@ -42,6 +47,15 @@ class Stamp:
     wall_ms: int
     trusted: bool
     """Whether the wall clock was known to be right (synchronised) at that moment."""
+
+
+def read_stamp(fields: cbor.Fields) -> Stamp:
+    """The next three elements as a stamp; RemoteError(MALFORMED) outside of the bounds above."""
+    return Stamp(
+        fields.uint("boottime", MAX_TIME_MS),
+        fields.integer("wall time", EARLIEST_WALL_MS, MAX_TIME_MS),
+        fields.flag("trusted"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +132,7 @@ def decode_entry(data: bytes) -> Entry:
     value = cbor.decode(data, "entry")
     fields = cbor.Fields(value, "entry", 4)
     kind = fields.uint("kind")
-    at = Stamp(
-        fields.uint("boottime"),
-        fields.integer("wall time"),
-        fields.flag("trusted"),
-    )
+    at = read_stamp(fields)
     match kind:
         case 1:
             fields.need(7)
@@ -195,9 +205,7 @@ class EpochHeader:
             edge=fields.octets("edge", ID_BYTES),
             epoch=fields.octets("epoch", ID_BYTES),
             boot=fields.octets("boot", ID_BYTES),
-            opened=Stamp(
-                fields.uint("boottime"), fields.integer("wall time"), fields.flag("trusted")
-            ),
+            opened=read_stamp(fields),
             parent=_parent(fields.any()),
             software=fields.text("software", 64),
             hub_key=fields.octets("hub key", KEY_ID_BYTES),

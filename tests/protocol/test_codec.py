@@ -75,7 +75,7 @@ def texts(most: int) -> st.SearchStrategy[str]:
     return st.text(TEXT, max_size=most)
 
 
-STAMPS = st.builds(Stamp, UINTS, st.integers(-(1 << 63), (1 << 63) - 1), st.booleans())
+STAMPS = st.builds(Stamp, st.integers(0, 1 << 47), st.integers(-(1 << 45), 1 << 47), st.booleans())
 READERS = texts(MAX_READER_CHARS)
 ENTRIES: st.SearchStrategy[Entry] = st.one_of(
     st.builds(Tap, STAMPS, READERS, st.sampled_from(Assurance), DIGESTS),
@@ -142,7 +142,9 @@ HEARTBEATS = st.builds(
     released=UINTS,
     first_held=UINTS,
     unreceipted=UINTS,
-    readers=st.lists(st.builds(ReaderState, READERS, st.booleans(), UINTS), max_size=4).map(tuple),
+    readers=st.lists(
+        st.builds(ReaderState, READERS, st.booleans(), st.integers(0, 1 << 47)), max_size=4
+    ).map(tuple),
 )
 PARCELS = st.builds(
     Parcel,
@@ -523,7 +525,9 @@ def test_a_hello_names_spans_that_can_be(first: int, last: int) -> None:
         ReaderUp(Stamp(-1, 0, trusted=False), "r"),
         ReaderDown(Stamp(0, 0, trusted=False), "r", "x" * (MAX_REASON_CHARS + 1)),
         ReaderDown(Stamp(0, 0, trusted=False), "\U0001f600" * 64, "\U0001f600" * 200),
-        Tap(Stamp(0, 1 << 63, trusted=False), "r", Assurance.UID, bytes(32)),
+        Tap(Stamp((1 << 47) + 1, 0, trusted=False), "r", Assurance.UID, bytes(32)),
+        Tap(Stamp(0, -(1 << 45) - 1, trusted=False), "r", Assurance.UID, bytes(32)),
+        Tap(Stamp(0, (1 << 47) + 1, trusted=False), "r", Assurance.UID, bytes(32)),
         Tap(Stamp(0, 0, trusted=False), "r", Assurance.UID, bytes(31)),
         ReaderUp(Stamp(0, 0, trusted=False), "\ud800"),
     ],
