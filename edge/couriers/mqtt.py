@@ -45,6 +45,7 @@ from protocol.topics import Broker
 
 KEEPALIVE_S: Final = 15
 HEARTBEAT_MS: Final = 30_000
+COMPLAIN_MS: Final = 60_000
 LONGEST_WAIT_MS: Final = 1_000
 NO_MATCHING_SUBSCRIBERS: Final = 0x10  # MQTT 5 §3.4.2.1
 MAX_INCOMING: Final = 256
@@ -200,6 +201,8 @@ class Link:
             properties=properties,
         )
         self._client = client
+        if self._stopping.is_set():  # `stop` may have looked before there was a client
+            client.disconnect()
         try:
             client.loop_forever()
         finally:
@@ -291,6 +294,7 @@ class Courier:
         self._synced = False
         self._connected = False
         self._next_heartbeat = 0
+        self._complain_at = self._unsaid = 0
         self._health = CourierHealth(False, 0, None, "")
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
 
@@ -447,7 +451,7 @@ class Courier:
             else:
                 return
         except RemoteError as error:
-            log.warning("a message on %s was not taken: %s", topic, error)
+            self._complain(f"a message on {topic} was not taken: {error}")
             return
         for outcome in outcomes:
             match outcome:
@@ -459,14 +463,21 @@ class Courier:
                     self._owner.new_generation(generation)
                     self._hello()
                 case Refused(reason, epoch, through):
-                    log.error(
-                        "a receipt up to %d of epoch %s was not followed: %s",
-                        through,
-                        epoch.hex()[:8],
-                        reason,
-                    )
+                    what = f"a receipt up to {through} of epoch {epoch.hex()[:8]}: {reason}"
                     if reason in HISTORIES_DIFFER:
+                        if not self._health.alarm:
+                            log.error("journal and hub differ: %s", what)
                         self._health = replace(self._health, alarm=reason)
+                    self._complain(f"{what}; it was not followed")
+
+    def _complain(self, what: str) -> None:
+        """A line in the log at once, then one a minute: whoever may publish could fill a disk."""
+        now = _now()
+        if now < self._complain_at:
+            self._unsaid += 1
+            return
+        log.warning("%s%s", what, f" (and {self._unsaid} others before)" if self._unsaid else "")
+        self._complain_at, self._unsaid = now + COMPLAIN_MS, 0
 
     def _hub_state(self, state: HubState) -> list[Outcome]:
         """A hub that has just come has heard no hello of ours: the broker keeps none for it."""

@@ -1,0 +1,388 @@
+"""The courier against a real broker that comes late, dies, hangs, or carries hostile messages."""
+
+import contextlib
+import logging
+import os
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from edge.couriers import mqtt
+from edge.couriers.mqtt import Courier
+from edge.enrol import Keys
+from edge.recorder import Recorder
+from edge.store import Owner
+from protocol import topics
+from protocol.batch import Batch, Hello, HubState, Parcel, Receipt, header_of
+from protocol.identity import Enrolment, HubKeys, MessageType, OpeningKey, Signed, SigningKey
+from protocol.journal import chain_next, chain_start
+from protocol.topics import Broker
+from tests.edge.test_recorder import Door, card
+from tests.fakes.clock import FakeClock
+from tests.rig import Mosquitto, TcpProxy, wait_for
+
+LONG = os.environ.get("SHUAKA_LONG_TESTS") == "1"
+
+
+@dataclass
+class Hub:
+    """A hub that keeps in memory what comes in order, and says so."""
+
+    port: int
+    edge: bytes
+    edge_sign: bytes
+    key: SigningKey
+    generation: int = 7
+    session: int = 1
+    through: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    hellos: int = 0
+    answering: bool = True
+
+    def start(self) -> "Hub":
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        self.client.on_message = self._heard
+        self.client.on_connect = lambda *_: self.client.subscribe(topics.ALL_UP, 1)
+        ready = threading.Event()
+        self.client.on_subscribe = lambda *_: ready.set()
+        self.client.connect("127.0.0.1", self.port)
+        self.client.loop_start()
+        assert ready.wait(10)
+        self.say(online=True)
+        return self
+
+    def stop(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+    def say(self, *, online: bool, generation: int | None = None) -> None:
+        state = HubState(generation or self.generation, self.session, online=online)
+        payload = self.key.sign(MessageType.HUB_STATE, state.encode())
+        self.client.publish(topics.HUB_STATE, payload, 1, retain=True)
+
+    def receipt(self, receipt: Receipt) -> bytes:
+        return self.key.sign(MessageType.RECEIPT, receipt.encode())
+
+    def send(self, payload: bytes) -> None:
+        self.client.publish(topics.receipt(self.edge), payload, 1)
+
+    def _heard(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        edge, channel = topics.parse_up(message.topic)
+        if edge != self.edge:
+            return
+        if channel is topics.Up.HELLO:
+            signed = Signed.parse(message.payload, MessageType.HELLO)
+            Hello.decode(signed.verify(self.edge_sign))
+            self.hellos += 1
+        if channel is not topics.Up.JOURNAL:
+            return
+        signed = Signed.parse(Parcel.decode(message.payload).signed, MessageType.BATCH)
+        batch = Batch.decode(signed.verify(self.edge_sign))
+        epoch = header_of(batch, edge).epoch
+        through, digest = self.through.get(epoch, (0, chain_start(batch.header_bytes)))
+        if batch.first <= through + 1 <= batch.last:
+            seq, digest = batch.first, batch.previous
+            for item in batch.items:
+                assert isinstance(item, bytes)
+                digest = chain_next(digest, item)
+                seq += 1
+            through = seq - 1
+            self.through[epoch] = through, digest
+        if self.answering and through:
+            self.send(self.receipt(Receipt(edge, self.generation, epoch, *self.through[epoch])))
+
+    def entries(self) -> int:
+        return sum(through for through, _ in self.through.values())
+
+
+class Place:
+    """A recorder and its courier in `data`, the hub's keys, and a journal that fills."""
+
+    def __init__(self, data: Path, port: int) -> None:
+        self.key = SigningKey.generate()
+        hub = HubKeys(self.key.public, OpeningKey.generate().public)
+        self.keys = Keys.load_or_make(data)
+        self.edge = secrets.token_bytes(16)
+        self.enrolment = Enrolment(
+            self.edge, "门口", self.keys.sign.public, hub, 7, f"mqtt://127.0.0.1:{port}"
+        )
+        self.data = data
+        self.door = Door(data)
+        self.recorder = Recorder(
+            data,
+            Owner(self.edge, hub.seal),
+            FakeClock(),
+            self.door,
+            debounce_ms=0,
+            read_timeout_ms=1_000,
+        )
+        self.courier = self.new_courier(port)
+        self.taps = 0
+
+    def new_courier(self, port: int) -> Courier:
+        broker = Broker("127.0.0.1", port, tls=False)
+        return Courier(self.data, self.enrolment, self.keys, broker, self.recorder)
+
+    def hub(self, port: int) -> Hub:
+        return Hub(port, self.edge, self.keys.sign.public, self.key)
+
+    def start(self) -> "Place":
+        self.recorder.start(self.courier)
+        self.courier.start()
+        return self
+
+    def tap(self, count: int = 1) -> None:
+        """Taps, and waits for the lights."""
+        for _ in range(count):
+            self.taps += 1
+            self.recorder.reader_event(card(self.taps, 1_000 + self.taps))
+        wait_for(lambda: len(self.door.notices) == self.taps, "lights")
+
+    def stop(self) -> None:
+        self.recorder.stop()
+        self.courier.stop()
+        assert not self.courier.alive()
+
+    def all_there(self, hub: Hub) -> bool:
+        """Whether the hub has every entry and the edge knows it."""
+        return hub.entries() == self.taps + 1 and self.courier.health().unreceipted == 0
+
+    def wait_all(self, hub: Hub, timeout_s: float = 10) -> None:
+        wait_for(lambda: self.all_there(hub), "receipts for everything", timeout_s)
+
+
+MakePlace = Callable[[int], Place]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[MakePlace]:
+    """Place(port) that is stopped after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def place(port: int) -> Place:
+            made = Place(tmp_path / "data", port)
+            stack.callback(made.stop)
+            return made
+
+        yield place
+
+
+def test_the_broker_comes_late_and_dies(make: MakePlace, rig_dir: Path) -> None:
+    broker = Mosquitto(rig_dir / "own")
+    place = make(broker.port).start()
+    place.tap(3)
+    wait_for(lambda: place.courier.health().unreceipted == 4, "four entries that wait")
+    assert not place.courier.health().connected
+    with broker:
+        hub = place.hub(broker.port).start()
+        place.wait_all(hub)
+        for go_away in (broker.kill, broker.stop):
+            go_away()
+            wait_for(lambda: not place.courier.health().connected, "a loss that is noticed")
+            place.tap(2)
+            broker.start()
+            wait_for(hub.client.is_connected, "the hub again")
+            place.wait_all(hub, 15)
+        hub.stop()
+
+
+def test_a_hub_that_comes_late_is_served_at_once(make: MakePlace, rig_dir: Path) -> None:
+    with Mosquitto(rig_dir / "own") as broker:
+        place = make(broker.port).start()
+        place.tap()
+        wait_for(lambda: place.courier.health().connected, "a connection")
+        time.sleep(5)  # long enough for its patience to have grown
+        hub = place.hub(broker.port)
+        began = time.monotonic()
+        hub.start()
+        place.wait_all(hub)
+        assert time.monotonic() - began < 1.5
+        hub.stop()
+        place.tap()
+        time.sleep(3)
+        hub.session += 1
+        began = time.monotonic()
+        hub.start()
+        place.wait_all(hub)
+        assert time.monotonic() - began < 1.5
+        hub.stop()
+
+
+@pytest.mark.parametrize("direction", ["to_client", "to_server", "both"])
+def test_a_dead_line_is_noticed_within_two_keep_alives(
+    make: MakePlace, mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch, direction: str
+) -> None:
+    monkeypatch.setattr(mqtt, "KEEPALIVE_S", 2)
+    with TcpProxy(mosquitto.port) as proxy:
+        place = make(proxy.port).start()
+        hub = place.hub(mosquitto.port).start()
+        place.tap()
+        place.wait_all(hub)
+        held = ("to_client", "to_server") if direction == "both" else (direction,)
+        for each in held:
+            proxy.hold(each)  # type: ignore[arg-type]
+        began = time.monotonic()
+        place.tap(5)
+        wait_for(lambda: not place.courier.health().connected, "a loss that is noticed", 10)
+        assert time.monotonic() - began < 2 * 2 + 2
+        for each in held:
+            proxy.release(each)  # type: ignore[arg-type]
+        place.wait_all(hub, 20)
+        hub.stop()
+
+
+def _hostile(place: Place, hub: Hub, rng: random.Random) -> bytes:
+    """Something that a receipt may not be; none may free an entry."""
+    epoch = next(iter(hub.through), secrets.token_bytes(16))
+    through, digest = hub.through.get(epoch, (1, bytes(32)))
+    good = Receipt(place.edge, 7, epoch, through, digest)
+    match rng.randrange(9):
+        case 0:
+            return rng.randbytes(rng.choice([0, 1, 10, 1_000, 60_000]))
+        case 1:
+            return b"\x81" * 60_000
+        case 2:
+            return SigningKey.generate().sign(MessageType.RECEIPT, good.encode())
+        case 3:
+            return hub.receipt(Receipt(rng.randbytes(16), 7, epoch, through, digest))
+        case 4:
+            return hub.receipt(Receipt(place.edge, 6, epoch, through, digest))
+        case 5:
+            return hub.receipt(Receipt(place.edge, 7, epoch, 2, rng.randbytes(32)))
+        case 6:
+            return hub.receipt(Receipt(place.edge, 7, epoch, 1 << 40, digest))
+        case 7:
+            return hub.receipt(Receipt(place.edge, 7, rng.randbytes(16), 1, digest))
+        case _:
+            whole = hub.receipt(good)
+            return whole[: rng.randrange(len(whole))] + rng.randbytes(3)
+
+
+@pytest.mark.timeout(300 if LONG else 90)
+def test_hostile_receipts_free_nothing_and_hold_up_nothing(
+    make: MakePlace, mosquitto: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    place = make(mosquitto.port).start()
+    hub = place.hub(mosquitto.port)
+    hub.answering = False
+    hub.start()
+    place.tap(5)
+    wait_for(lambda: hub.entries() == 6, "entries at the hub")
+    rng = random.Random(1)
+    before = _rss()
+    worst = 0
+    for number in range(20_000 if LONG else 3_000):
+        payload = _hostile(place, hub, rng)
+        topic = rng.choice(
+            [topics.receipt(place.edge), topics.roster(place.edge), topics.HUB_STATE]
+        )
+        info = hub.client.publish(topic, payload, 1)
+        if number % 50 == 0:
+            info.wait_for_publish(10)
+            worst = max(worst, _rss())
+    place.tap(5)
+    wait_for(lambda: hub.entries() == 11, "taps that go on")
+    assert place.courier.health().unreceipted == 11
+    assert worst - before < 60 << 20, f"{(worst - before) >> 20} MB more"
+    ours = [each for each in caplog.records if each.name.startswith("edge")]
+    assert 0 < len(ours) < 20, "a flood must not become one of the log"
+    assert place.courier.health().alarm, "a receipt that differs is an alarm"
+    hub.answering = True
+    place.tap()
+    place.wait_all(hub)
+    hub.say(online=True)
+    hub.stop()
+
+
+def test_forged_generations_are_not_believed(make: MakePlace, mosquitto: Mosquitto) -> None:
+    place = make(mosquitto.port).start()
+    hub = place.hub(mosquitto.port).start()
+    place.tap(3)
+    place.wait_all(hub)
+    other = place.hub(mosquitto.port)
+    other.key = SigningKey.generate()
+    other.client = hub.client
+    other.say(online=True, generation=99)
+    other.send(other.receipt(Receipt(place.edge, 99, next(iter(hub.through)), 1, bytes(32))))
+    place.tap()
+    place.wait_all(hub)
+    # the hub itself is believed, and from then on no older receipt
+    hub.answering = False
+    hub.generation = 8
+    hub.say(online=True)
+    wait_for(lambda: place.courier.health().unreceipted == place.taps + 1, "all offered again")
+    epoch, (through, digest) = next(iter(hub.through.items()))
+    hub.send(hub.receipt(Receipt(place.edge, 7, epoch, through, digest)))
+    place.tap()
+    time.sleep(0.3)
+    assert place.courier.health().unreceipted == place.taps + 1
+    hub.answering = True
+    place.tap()
+    place.wait_all(hub)
+    hub.stop()
+
+
+def test_many_lost_connections_leave_nothing_behind(
+    make: MakePlace, mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TcpProxy(mosquitto.port) as proxy:
+        place = make(proxy.port).start()
+        hub = place.hub(mosquitto.port).start()
+
+        def cycle() -> None:
+            hellos = hub.hellos
+            proxy.cut()
+            wait_for(lambda: hub.hellos > hellos, "a hello")
+            place.tap()
+            place.wait_all(hub)
+
+        place.tap()
+        place.wait_all(hub)
+        for _ in range(3):
+            cycle()
+        threads, files, memory = threading.active_count(), _files(), _rss()
+        for _ in range(200 if LONG else 8):
+            cycle()
+        assert threading.active_count() <= threads
+        assert _files() <= files + 3
+        assert _rss() - memory < 20 << 20
+        hub.stop()
+
+
+@pytest.mark.parametrize("state", ["connected", "refused", "black hole", "never started hub"])
+def test_it_ends_soon_in_every_state(tmp_path: Path, mosquitto: Mosquitto, state: str) -> None:
+    with TcpProxy(mosquitto.port) as proxy:
+        proxy.refuse(state == "refused")
+        if state == "black hole":
+            proxy.hold("to_client")
+            proxy.hold("to_server")
+        place = Place(tmp_path / "data", proxy.port).start()
+        place.tap(3)
+        if state == "connected":
+            wait_for(lambda: place.courier.health().connected, "a connection")
+        time.sleep(0.5)
+        began = time.monotonic()
+        place.stop()
+        assert time.monotonic() - began < 6
+        wait_for(
+            lambda: not any(thread.name == "mqtt" for thread in threading.enumerate()),
+            "the network's end",
+        )
+
+
+def _files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def _rss() -> int:
+    pages = Path("/proc/self/statm").read_text("ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
