@@ -13,6 +13,8 @@ import psycopg
 from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DBAPIError
 
+from hub.store.engine import keep_primary_message
+
 
 def insert_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert `rows`, each of which names every column of `table`, of which it has several."""
@@ -36,4 +38,5 @@ def _copy(conn: Connection, statement: str, rows: "map[tuple[Any, ...]]") -> Non
             for row in rows:
                 copy.write_row(row)
     except psycopg.Error as error:
+        keep_primary_message(error)
         raise DBAPIError(statement, None, error) from error

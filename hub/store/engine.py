@@ -8,6 +8,7 @@ One URL selects the database: `sqlite:///FILE` or `postgresql://…` (psycopg 3)
   for a writer; a write inside it fails.
 - `migrate(engine)` is all or nothing, safe to run from two processes, and refuses a database that
   a newer version of the code has written.
+- what fails quotes no value of a row: neither parameters nor PostgreSQL's DETAIL.
 
 It does not create PostgreSQL databases or roles, and it offers no database in memory.
 """
@@ -18,12 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -59,11 +61,14 @@ def open_engine(url: str) -> Engine:
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
-        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+        engine = create_engine(
+            parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, hide_parameters=True
+        )
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        engine = create_engine(parsed, pool_pre_ping=True)
+        engine = create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+        event.listen(engine, "handle_error", _quote_no_row)
         event.listen(engine, "begin", _begin_postgresql)
     return engine
 
@@ -97,6 +102,20 @@ def migrate(engine: Engine) -> None:
 def revision(conn: Connection) -> str | None:
     """The schema revision that the database is at, or None before the first migration."""
     return MigrationContext.configure(conn).get_current_revision()
+
+
+def keep_primary_message(error: BaseException) -> None:
+    """Takes from a PostgreSQL error what quotes rows: all but its primary message."""
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        error.args = (error.diag.message_primary,)
+
+
+def _quote_no_row(context: ExceptionContext) -> None:
+    original, wrapped = context.original_exception, context.sqlalchemy_exception
+    whole = str(original)
+    keep_primary_message(original)
+    if wrapped is not None:
+        wrapped.args = tuple(str(each).replace(whole, str(original)) for each in wrapped.args)
 
 
 def _parse(url: str) -> URL:

@@ -1,5 +1,6 @@
 """Rows written in bulk are what they were, and fail like any other statement."""
 
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -84,3 +85,10 @@ def test_a_row_that_cannot_be_leaves_nothing_and_an_error_of_the_usual_kind(
     with engine.begin() as conn:  # the connection is fit for use again
         assert count(conn) == before
         insert_rows(conn, s.entries, [_row(*place, 11)])
+
+
+def test_a_row_that_fails_is_not_quoted(engine: Engine, place: tuple[int, int]) -> None:
+    wrong = _row(*place, 10, reader="secret", subject_state=9)
+    with pytest.raises(SQLAlchemyError) as failed, engine.begin() as conn:
+        insert_rows(conn, s.entries, [wrong])
+    assert "secret" not in "".join(traceback.format_exception(failed.value))

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -283,3 +284,13 @@ def test_two_processes_may_migrate_at_once(postgres_url: str) -> None:
     for engine in engines:
         engine.dispose()
     assert failures == []
+
+
+def test_what_fails_quotes_no_card_and_no_name(engine: Engine) -> None:
+    number = "04SECRETSECRET"
+    row = {"scheme": "uid", "issuer": "", "value": number}
+    with pytest.raises(IntegrityError) as failed, engine.begin() as conn:
+        conn.execute(insert(s.credentials), [row, row])
+    told = "".join(traceback.format_exception(failed.value)) + repr(failed.value.orig)
+    assert "INSERT INTO credentials" in told
+    assert number not in told
