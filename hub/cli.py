@@ -12,7 +12,7 @@ import time as clock
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Final
 from zoneinfo import ZoneInfo
@@ -24,6 +24,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, Operationa
 
 from hub.auth.tokens import TokenError, list_tokens, new_token, revoke
 from hub.config import CONFIG_VARIABLE, ConfigError, Settings
+from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.devices import DeviceError, add_device, move_device
 from hub.imports.csvfile import MAX_BYTES
 from hub.imports.registers import Register, import_csv
@@ -61,8 +62,7 @@ Config = Annotated[
     ),
 ]
 
-FIRST_YEAR: Final = 1900
-LAST_YEAR: Final = 2200
+MAX_SHOWN: Final = 1000
 
 
 class NotFoundError(Exception):
@@ -344,16 +344,21 @@ def token_list(config: Config = None) -> None:
 def import_file(
     register: Annotated[Register, typer.Argument(help="what the file holds")],
     file: Annotated[Path, typer.Argument(help="CSV in UTF-8")],
+    rename: Annotated[
+        bool, typer.Option("--rename", help="members: names that differ are new names")
+    ] = False,
     config: Config = None,
 ) -> None:
     """Take a CSV file in, all of it or nothing; the same file again changes nothing."""
+    if rename and register is not Register.MEMBERS:
+        raise typer.BadParameter("--rename goes with members: other names are simply taken")
     try:
         with file.open("rb") as source:
             data = source.read(MAX_BYTES + 1)  # one more shows that it is too large
     except OSError as error:
         raise NotFoundError(f"{file}: {error.strerror}") from error
     with _Hub.open(config) as hub, hub.engine.connect() as conn, conn.begin() as transaction:
-        report = import_csv(conn, register, data, _now_ms())
+        report = import_csv(conn, register, data, _now_ms(), renames=rename)
         if not report.ok:
             transaction.rollback()
     for problem in report.problems:
@@ -372,7 +377,9 @@ def import_file(
 
 @app.command()
 def rejections(
-    last: Annotated[int, typer.Option("--last", min=0, help="how many samples to show")] = 10,
+    last: Annotated[
+        int, typer.Option("--last", min=0, max=MAX_SHOWN, help="how many samples to show")
+    ] = 10,
     config: Config = None,
 ) -> None:
     """Show what was not taken in, by reason, and samples of the latest."""
@@ -437,13 +444,11 @@ def attendance(
 
 def _period(first: str | None, last: str | None, zone: ZoneInfo) -> tuple[int, int]:
     """From the first day's midnight to that after the last day; all time where none is named."""
-    begin = date.min if first is None else _day("--from", first)
-    end = date.max if last is None else _day("--to", last)
+    begin = FIRST_DAY if first is None else _day("--from", first)
+    end = LAST_DAY if last is None else _day("--to", last)
     if end < begin:
         raise typer.BadParameter(f"--to {end} is before --from {begin}")
-    from_ms = _midnight_ms(begin, zone) if first else 0
-    to_ms = _midnight_ms(end + timedelta(days=1), zone) if last else (1 << 62)
-    return from_ms, to_ms
+    return span_ms(begin, end, zone)
 
 
 def _day(option: str, text: str) -> date:
@@ -451,8 +456,8 @@ def _day(option: str, text: str) -> date:
         day = date.fromisoformat(text)
     except ValueError as error:
         raise typer.BadParameter(f"{option}: {text!r} is no day, such as 2026-01-31") from error
-    if not FIRST_YEAR <= day.year <= LAST_YEAR:
-        raise typer.BadParameter(f"{option}: {text!r}: the years are {FIRST_YEAR} to {LAST_YEAR}")
+    if not FIRST_DAY <= day <= LAST_DAY:
+        raise typer.BadParameter(f"{option}: {text!r}: the days are {FIRST_DAY} to {LAST_DAY}")
     return day
 
 
@@ -463,11 +468,9 @@ def _moment(option: str, text: str, zone: ZoneInfo) -> int:
         raise typer.BadParameter(
             f"{option}: {text!r} is no time, such as 2026-01-31T18:00"
         ) from error
+    if not FIRST_DAY <= at.date() <= LAST_DAY:
+        raise typer.BadParameter(f"{option}: {text!r}: the days are {FIRST_DAY} to {LAST_DAY}")
     return int((at if at.tzinfo else at.replace(tzinfo=zone)).timestamp() * 1000)
-
-
-def _midnight_ms(day: date, zone: ZoneInfo) -> int:
-    return int(datetime.combine(day, time.min, zone).timestamp() * 1000)
 
 
 def _local(at_ms: int, zone: ZoneInfo) -> str:

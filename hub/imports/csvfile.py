@@ -73,6 +73,10 @@ class Row:
         self.problems.append(Problem(self.number, column, value or None, message))
         self.failed = True
 
+    def knows(self, column: str) -> bool:
+        """Whether the file has this column: an empty cell says something, no column nothing."""
+        return column in self.cells
+
     def has(self, column: str) -> bool:
         """Whether something stands in the cell."""
         return bool(self.cells.get(column))

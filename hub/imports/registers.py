@@ -2,7 +2,9 @@
 
 Promises: a file is taken whole or not at all, and says everything that is wrong with it at once;
 the same file again changes nothing; after an import the derived attendance is what the registers
-now say. What a file does not mention stays as it is: nothing is ever removed by an import.
+now say. What a file does not mention stays as it is, a column that it does not have included:
+nothing is ever removed by an import. A name that differs from the one a member's code has already
+is taken for another person's, and refused, unless it is said that people are renamed.
 
 The columns of each kind are in `COLUMNS`. Dates are in the district's time zone; an end given as a
 date counts with its whole day.
@@ -18,6 +20,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, Table, bindparam, insert, select, update
 
+from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.derive import lock, rebuild
 from hub.domain.attendance import MINUTE_MS, Validity
 from hub.domain.terms import Body, CardStatus, MeetingKind, OrgKind
@@ -78,11 +81,14 @@ class Report:
         return not self.problems
 
 
-def import_csv(conn: Connection, register: Register, data: bytes, now_ms: int) -> Report:
+def import_csv(
+    conn: Connection, register: Register, data: bytes, now_ms: int, *, renames: bool = False
+) -> Report:
     """Take a file into the registers, or say why not and leave everything as it was.
 
     `conn` is in a write transaction, which the caller commits; `now_ms` decides only which time
-    zone holds. If anything changed, attendance is derived anew in the same transaction.
+    zone holds. `renames`: members may get other names. If anything changed that attendance
+    depends on, it is derived anew in the same transaction.
     """
     rows, problems = read_csv(data, COLUMNS[register])
     lock(conn)
@@ -92,7 +98,7 @@ def import_csv(conn: Connection, register: Register, data: bytes, now_ms: int) -
         case Register.ORGANISATIONS:
             _organisations(draft)
         case Register.MEMBERS:
-            _members(draft)
+            _members(draft, renames=renames)
         case Register.VENUES:
             _venues(draft)
         case Register.PLACEMENTS:
@@ -107,7 +113,7 @@ def import_csv(conn: Connection, register: Register, data: bytes, now_ms: int) -
         ordered = sorted(problems, key=lambda each: (each.row or 0, each.column or ""))
         return Report(register, len(rows), 0, 0, 0, tuple(ordered))
     draft.write()
-    if draft.added or draft.changed:
+    if draft.touches_attendance:
         rebuild(conn)
     return Report(register, len(rows), draft.added, draft.changed, draft.unchanged, ())
 
@@ -126,6 +132,8 @@ class _Draft:
     added: int = 0
     changed: int = 0
     unchanged: int = 0
+    touches_attendance: bool = False
+    """Whether more changes than names."""
     writes: list[Callable[[], None]] = field(default_factory=list)
 
     def later(self, write: Callable[[], None]) -> None:
@@ -242,9 +250,22 @@ def _dated(
                         + ("" if other.row is None else f"（第{other.row.number}行）")
                         + "：时间重叠，请先填写前一段的结束时间",
                     )
+    draft.touches_attendance |= bool(inserts or updates)
     # Only then do people and cards that the file brings have their ids.
     draft.later(lambda: draft.insert(table, [values(each) for each in inserts]))
     draft.later(lambda: draft.update(table, [{"id": each.id, **values(each)} for each in updates]))
+
+
+def _with_known_ends(
+    kept: Mapping[tuple[Hashable, int], _Dated], wanted: Iterable[_Dated]
+) -> list[_Dated]:
+    """`wanted`, with the ends that are known where the file has no column for them."""
+    found = []
+    for each in wanted:
+        old = kept.get((each.key, each.validity.from_ms))
+        is_silent = each.row is not None and not each.row.knows("to")
+        found.append(each if old is None or not is_silent else replace(each, validity=old.validity))
+    return found
 
 
 def _validity(draft: _Draft, row: Row) -> Validity | None:
@@ -335,10 +356,10 @@ def _is_in_circle(code: str, parents: Mapping[str, str | None]) -> bool:
     return at == code
 
 
-def _members(draft: _Draft) -> None:
+def _members(draft: _Draft, *, renames: bool) -> None:
     known, organisations = draft.known(s.members), draft.known(s.organisations)
     names: dict[str, tuple[Row, str]] = {}
-    wanted: list[tuple[str, _Dated]] = []
+    wanted: list[_Dated] = []
     for row in draft.rows:
         code, name = row.code("code"), row.text("name")
         organisation = _reference(row, "organisation", organisations, "组织")
@@ -348,28 +369,37 @@ def _members(draft: _Draft) -> None:
             first, first_name = names.setdefault(code, (row, name))
             if first_name != name:
                 row.fail("name", f"与第{first.number}行编号相同，姓名却不同")
+            elif not renames and code in known and known[code].name != name:
+                row.fail(
+                    "name",
+                    f"编号“{code}”已是“{known[code].name}”：若是另一个人，请换一个编号；"
+                    "若确实改了姓名，导入时加上 --rename",
+                )
         if None in {code, organisation, body, validity}:
             continue
         assert code is not None  # noqa: S101
         assert body is not None  # noqa: S101
         assert validity is not None  # noqa: S101
-        wanted.append((code, _Dated((code, organisation.id, body), validity, "", None, row)))
+        wanted.append(_Dated((code, organisation.id, body), validity, "", None, row))
     codes = {held.id: code for code, held in known.items()}
     kept: dict[tuple[Hashable, int], _Dated] = {}
     for held in draft.conn.execute(select(s.memberships)):
         key = (codes[held.member_id], held.organisation_id, Body(held.body))
         lasts = Validity(held.valid_from_ms, held.valid_to_ms)
         kept[key, held.valid_from_ms] = _Dated(key, lasts, "", held.id, None)
-    renamed = set()
-    for code, (_, name) in names.items():
-        if code in known and known[code].name != name:
-            renamed.add(code)
-    for code, each in wanted:
+    wanted = _with_known_ends(kept, wanted)
+    renamed = {
+        code for code, (_, name) in names.items() if code in known and known[code].name != name
+    }
+    for each in wanted:
+        assert isinstance(each.key, tuple)  # noqa: S101
         old = kept.get((each.key, each.validity.from_ms))
         draft.count(
             is_new=old is None,
-            differs=code in renamed or (old is not None and old.validity != each.validity),
+            differs=each.key[0] in renamed or (old is not None and old.validity != each.validity),
         )
+    groups = {row.id for row in organisations.values() if row.kind == OrgKind.GROUP.value}
+    _one_home([*kept.values(), *wanted], groups)
     draft.later(
         lambda: draft.insert(
             s.members,
@@ -403,10 +433,35 @@ def _members(draft: _Draft) -> None:
         draft,
         s.memberships,
         kept,
-        [each for _, each in wanted],
+        wanted,
         values,
         "同一人在同一组织已有记录",
     )
+
+
+def _one_home(memberships: Iterable[_Dated], groups: set[int]) -> None:
+    """Refuse that somebody is a member of two organisations at once; a group is part of one."""
+    homes: dict[str, dict[tuple[int, int], _Dated]] = defaultdict(dict)
+    for each in memberships:
+        assert isinstance(each.key, tuple)  # noqa: S101
+        member, organisation_id, body = each.key
+        if body is Body.MEMBER and organisation_id not in groups:
+            homes[member][organisation_id, each.validity.from_ms] = each
+    for several in homes.values():
+        ordered = sorted(several.values(), key=lambda each: each.validity.from_ms)
+        for number, later in enumerate(ordered):
+            for earlier in ordered[:number]:
+                row = later.row or earlier.row
+                if (
+                    row is not None
+                    and earlier.key != later.key
+                    and earlier.validity.overlaps(later.validity)
+                ):
+                    row.fail(
+                        "organisation",
+                        "同一人同时是两个组织的党员：请先填写前一段的结束时间（委员另填 body）",
+                    )
+                    break
 
 
 def _venues(draft: _Draft) -> None:
@@ -455,6 +510,7 @@ def _placements(draft: _Draft) -> None:
         )
         for row in draft.conn.execute(select(s.placements))
     }
+    wanted = _with_known_ends(kept, wanted)
     _count_dated(draft, kept, wanted)
     _dated(
         draft,
@@ -517,11 +573,13 @@ def _cards(draft: _Draft) -> None:
         if old is not None and old.card_id is not None and codes[old.card_id] != code:
             row.fail("number", f"已登记为另一张卡“{codes[old.card_id]}”的卡号")
         is_new, differs = code not in known, old is None or old.card_id is None
+        draft.touches_attendance |= is_new or differs
         if binding is not None:
             validity, member_id = binding
-            wanted.append(_Dated(code, validity, member_id, None, row))
+            [each] = _with_known_ends(kept, [_Dated(code, validity, member_id, None, row)])
+            wanted.append(each)
             bound = kept.get((code, validity.from_ms))
-            differs |= bound is None or (bound.validity, bound.value) != binding
+            differs |= bound is None or (bound.validity, bound.value) != (each.validity, member_id)
         draft.count(is_new=is_new, differs=differs)
     draft.later(
         lambda: draft.insert(
@@ -626,8 +684,13 @@ def _meetings(draft: _Draft) -> None:
                 row.fail("end", "结束时间不晚于开始时间")
             elif ends_ms - starts_ms > MAX_MEETING_MINUTES * MINUTE_MS:
                 row.fail("end", "会议超过24小时")
+        if starts_ms is not None and not _is_sane(starts_ms, draft.zone):
+            row.fail("start", f"年份应在{FIRST_DAY.year}到{LAST_DAY.year}之间")
         if row.failed or code is None or starts_ms is None or kind is None:
             continue
+        old = known.get(code)
+        if old is not None and not row.knows("grace_minutes"):
+            grace = old.grace_minutes
         before = draft.policies.minutes(OPENS_BEFORE_MINUTES, starts_ms, organisation.id)
         if grace is None:
             grace = draft.policies.minutes(GRACE_MINUTES, starts_ms, organisation.id)
@@ -642,18 +705,23 @@ def _meetings(draft: _Draft) -> None:
             "opens_ms": starts_ms - before * MINUTE_MS,
             "grace_minutes": grace,
         }
-        old = known.get(code)
-        differs = old is not None and any(
-            getattr(old, name) != value for name, value in values.items()
-        )
-        draft.count(is_new=old is None, differs=differs)
+        differing = {
+            name for name, value in values.items() if old is None or getattr(old, name) != value
+        }
+        draft.touches_attendance |= bool(differing - {"title"})
+        draft.count(is_new=old is None, differs=bool(differing))
         if old is None:
             inserts.append({**values, "public_id": s.new_public_id()})
-        elif differs:
-            updates.append({"id": old.id, **values})
+        elif differing:
+            updates.append({"id": old.id, **values, "change": old.change + 1})
     _once(asked, "code")
     draft.later(lambda: draft.insert(s.meetings, inserts))
     draft.later(lambda: draft.update(s.meetings, updates))
+
+
+def _is_sane(at_ms: int, zone: ZoneInfo) -> bool:
+    first, after = span_ms(FIRST_DAY, LAST_DAY, zone)
+    return first <= at_ms < after
 
 
 def _check_kind(row: Row, kind: MeetingKind, organisation: OrgKind) -> None:

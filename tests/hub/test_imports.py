@@ -117,7 +117,6 @@ def test_the_files_of_a_district_are_taken_and_the_same_files_change_nothing(
             0,
             1,
         ),
-        (Register.MEMBERS, "code,name,organisation,from\nm2,王改名,jia,2020-01-01\n", 0, 1),
         (Register.VENUES, "name,code,organisation\n大礼堂,hall,jia\n", 0, 1),
         (
             Register.PLACEMENTS,
@@ -195,6 +194,24 @@ BAD: list[tuple[Register, str, list[tuple[int | None, str | None]]]] = [
         "code,name,organisation,from,to\nm9,九,jia,2025-01-01,\nm9,九,jia,2025-01-01,2026-01-01\n",
         [(3, "from")],
     ),
+    (
+        Register.MEMBERS,
+        "code,name,organisation,from\nm2,张三,jia,2020-01-01\n",
+        [(2, "name")],
+    ),
+    (
+        Register.MEMBERS,
+        "code,name,organisation,from,to\nm2,王二,qu,2026-01-01,\n",
+        [(2, "organisation")],
+    ),
+    (
+        Register.MEMBERS,
+        (
+            "code,name,organisation,from,to\nm9,九,jia,2020-01-01,\n"
+            "m9,九,jia-1,2020-01-01,\nm9,九,qu,2019-01-01,2020-01-01\n"
+        ),
+        [(2, "organisation")],
+    ),
     # Venues and placements
     (Register.VENUES, "code,name,organisation\nv,会 场,nowhere\n", [(2, "organisation")]),
     (
@@ -265,6 +282,7 @@ BAD: list[tuple[Register, str, list[tuple[int | None, str | None]]]] = [
             "y3,jia,党小组会,三,hall,2026-07-01 14:30,2026-07-01 15:30,-1\n"
             "y4,qu,支部党员大会,四,hall,2026-07-01 14:30,2026-07-03 15:30,\n"
             "y5,jia,党课,,cellar,2026-02-29 14:30,2026-07-01 15:30,5.5\n"
+            "y6,jia,党课,六,hall,1950-07-01 14:30,1950-07-01 15:30,5\n"
             "y1,jia,支委会,六,hall,2026-07-01 14:30,2026-07-01 15:30,\n"
         ),
         [
@@ -279,7 +297,8 @@ BAD: list[tuple[Register, str, list[tuple[int | None, str | None]]]] = [
             (6, "start"),
             (6, "title"),
             (6, "venue"),
-            (7, "code"),
+            (7, "start"),
+            (8, "code"),
         ],
     ),
     # Columns
@@ -295,6 +314,94 @@ BAD: list[tuple[Register, str, list[tuple[int | None, str | None]]]] = [
     (Register.VENUES, "\n\n", [(None, None)]),
     (Register.VENUES, "", [(None, None)]),
 ]
+
+
+def test_a_column_that_is_not_there_says_nothing_of_what_is_known(engine: Engine) -> None:
+    """Nor does a shorter file take back an end, or minutes, that a fuller one brought."""
+    fuller = {
+        Register.MEMBERS: (
+            "code,name,organisation,body,from,to\nm2,王二,jia,,2020-01-01,2026-05-31\n"
+        ),
+        Register.PLACEMENTS: "device,venue,from,to\n门口 一号,hall,2026-01-01,2026-05-31\n",
+        Register.CARDS: (
+            "card,member,format,number,from,to\nc1,m1,dec10,0123456789,2026-01-01,2026-05-31\n"
+        ),
+        Register.MEETINGS: (
+            "code,organisation,kind,title,venue,start,end,grace_minutes\n"
+            "x1,jia,支部党员大会,七月大会,hall,2026-07-01 14:30,2026-07-01 16:00,15\n"
+        ),
+    }
+    with engine.begin() as conn:
+        take_all(conn)
+        for register, text in fuller.items():
+            assert take(conn, register, text).changed == 1
+        before = rows_of(conn)
+        for register, text in fuller.items():
+            shorter = "".join(line.rpartition(",")[0] + "\n" for line in text.splitlines())
+            report = take(conn, register, shorter)
+            assert (report.problems, report.changed, report.unchanged) == ((), 0, 1), register
+            assert rows_of(conn) == before
+            emptied = text.replace(",2026-05-31\n", ",\n").replace(",15\n", ",\n")
+            assert take(conn, register, emptied).changed == 1, "an empty cell says something"
+            take(conn, register, text)
+
+
+def test_who_has_another_name_now_is_renamed_where_that_is_said(engine: Engine) -> None:
+    with engine.begin() as conn:
+        take_all(conn)
+        text = "code,name,organisation,from\nm2,王改名,jia,2020-01-01\n"
+        [problem] = take(conn, Register.MEMBERS, text).problems
+        assert "王二" in str(problem)
+        assert "--rename" in str(problem)
+        for changed in (1, 0):
+            report = import_csv(conn, Register.MEMBERS, text.encode(), NOW, renames=True)
+            assert (report.problems, report.changed) == ((), changed)
+        assert conn.scalar(select(s.members.c.name).where(s.members.c.code == "m2")) == "王改名"
+
+
+def test_a_member_moves_to_another_branch_where_the_end_is_given(engine: Engine) -> None:
+    with engine.begin() as conn:
+        take_all(conn)
+        text = (
+            "code,name,organisation,from,to\n"
+            "m2,王二,qu,2026-01-01,\nm2,王二,jia,2020-01-01,2025-12-31\n"
+        )
+        report = take(conn, Register.MEMBERS, text)
+        assert (report.problems, report.added, report.changed) == ((), 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("register", "text", "rebuilds"),
+    [
+        (Register.ORGANISATIONS, "code,name,kind,parent\nyi,乙,党支部,qu\n", False),
+        (Register.VENUES, "code,name,organisation\nroom,小房间,jia\n", False),
+        (Register.MEMBERS, "code,name,organisation,from\nm2,王改名,jia,2020-01-01\n", False),
+        (Register.MEMBERS, "code,name,organisation,from\nm3,三,jia,2020-01-01\n", True),
+        (
+            Register.MEETINGS,
+            (
+                "code,organisation,kind,title,venue,start,end\n"
+                "x1,jia,支部党员大会,改题,hall,2026-07-01 14:30,2026-07-01 16:00\n"
+            ),
+            False,
+        ),
+        (Register.CARDS, "card,member,format,number,from\nc2,m2,hex,11223344,2026-01-01\n", True),
+    ],
+)
+def test_names_alone_make_nothing_anew_and_are_shown_all_the_same(
+    engine: Engine, register: Register, text: str, rebuilds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Connection] = []
+    change = select(s.meetings.c.change).where(s.meetings.c.code == "x1")
+    with engine.begin() as conn:
+        take_all(conn)
+        monkeypatch.setattr("hub.imports.registers.rebuild", calls.append)
+        before = conn.scalar(change) or 0
+        report = import_csv(conn, register, text.encode(), NOW, renames=True)
+        assert report.added + report.changed == 1
+        assert bool(calls) == rebuilds
+        assert conn.scalar(change) == before + (register is Register.MEETINGS)
+        assert rebuild_check(conn) == []
 
 
 @pytest.mark.parametrize(("register", "text", "where"), BAD)
