@@ -27,6 +27,7 @@ from protocol.journal import (
     Entry,
     EpochHeader,
     Gap,
+    Link,
     Parent,
     Stamp,
     Tap,
@@ -341,14 +342,16 @@ class JournalReader:
             ]
 
     def digest(self, epoch: bytes, seq: int) -> bytes | None:
-        """The chain's digest at `seq`, as long as that entry is held."""
-        with self._errors():
-            row = self._db.execute(
-                "SELECT digest FROM entries JOIN epochs ON id = epoch_id"
-                " WHERE epoch = ? AND seq = ?",
-                (epoch, seq),
-            ).fetchone()
-            return bytes(row[0]) if row else None
+        """The chain's digest at `seq`, as long as that entry is held; as `batch` states it."""
+        with self._snapshot():
+            known = self._db.execute("SELECT 1 FROM epochs WHERE epoch = ?", (epoch,)).fetchone()
+            if known is None:
+                return None
+            span = self._span(epoch)
+            for each, _ in self._chain(span, seq, 1):
+                if each.last == seq:
+                    return each.digest
+        return None
 
     def entries(self, epoch: bytes) -> Iterator[tuple[int, bytes, bytes, bytes | None]]:
         """(seq, entry, digest, sealed subject) of an epoch, in order."""
@@ -362,40 +365,87 @@ class JournalReader:
     def batch(self, epoch: bytes, first: int, last: int) -> tuple[Batch, list[bytes]]:
         """As many entries from `first` as fit into a message, and their sealed subjects.
 
-        Each entry is held to its digest; one that does not fit it any more is stated as a gap.
+        Each entry is held to its digest. What does not fit it, or is not there any more, is stated
+        as a gap. A gap over missing entries takes in the one after them: only that has a digest to
+        go on from. So a batch may begin before `first` or end after `last`, if a gap stands there.
         """
-        with self._errors():
-            epoch_id, header, begins, previous = self._db.execute(
-                "SELECT id, header, first, previous FROM epochs WHERE epoch = ?", (epoch,)
-            ).fetchone()
-            if first > begins:
-                (previous,) = self._db.execute(
-                    "SELECT digest FROM entries WHERE epoch_id = ? AND seq = ?",
-                    (epoch_id, first - 1),
-                ).fetchone()
-            rows = self._db.execute(
-                "SELECT seq, entry, digest, sealed FROM entries"
-                " WHERE epoch_id = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
-                (epoch_id, first, last, MAX_ITEMS + 1),
-            ).fetchall()
+        with self._snapshot():
+            span = self._span(epoch)
+            if first < span.first:
+                raise JournalError(f"{self.path}: entry {first} of {epoch.hex()} is held no more")
+            chain = list(self._chain(span, first, min(last - first + 1, MAX_ITEMS)))
+        previous = span.previous
         items: list[bytes | Gap] = []
         subjects: list[bytes] = []
         withheld: list[int] = []
         room = MAX_MESSAGE_BYTES - 2048
-        digest = previous
-        for at, (seq, entry, stored, sealed) in enumerate(rows[:MAX_ITEMS]):
-            room -= len(entry) + len(sealed or b"") + 16
-            if room < 0 and items:
-                break
-            item, digest = _sound_or_gap(seq, entry, stored, digest, rows[at + 1 : at + 2])
-            items.append(item)
-            if sealed is None or isinstance(item, Gap):
+        for each, sealed in chain:
+            if each.last < first:
+                previous = each.digest
                 continue
-            if subject_digest(sealed) == _subject_of(entry):
+            size = 0 if isinstance(each.item, Gap) else len(each.item) + len(sealed or b"")
+            room -= size + 64
+            if items and (room < 0 or each.last > last or len(items) == MAX_ITEMS):
+                break
+            if not items:
+                first = each.first
+            items.append(each.item)
+            if sealed is None or isinstance(each.item, Gap):
+                continue
+            if _subject_fits(each.item, sealed):
                 subjects.append(sealed)
             else:
-                withheld.append(seq)
-        return Batch(header, first, previous, tuple(items), tuple(withheld)), subjects
+                withheld.append(each.first)
+        if not items:
+            raise JournalError(f"{self.path}: entries {first} to {last} of {epoch.hex()} are gone")
+        return Batch(span.header, first, previous, tuple(items), tuple(withheld)), subjects
+
+    def _span(self, epoch: bytes) -> "_Span":
+        row = self._db.execute(
+            "SELECT id, e.header, c.header, first, previous FROM epochs e"
+            " LEFT JOIN header_copies c USING (epoch) WHERE epoch = ?",
+            (epoch,),
+        ).fetchone()
+        if row is None:
+            raise JournalError(f"{self.path}: epoch {epoch.hex()} is held no more")
+        epoch_id, header, copy, first, previous = row
+        if header != copy:
+            fitting = [each for each in (header, copy) if _is_header(each, epoch, first, previous)]
+            header = fitting[0] if fitting else header
+        if first == 1:
+            previous = chain_start(header)
+        return _Span(epoch_id, header, first, previous)
+
+    def _chain(self, span: "_Span", first: int, count: int) -> Iterator[tuple[Link, bytes | None]]:
+        """What can be said of `count` entries from `first` on, with their sealed subjects.
+
+        A little more at both ends: what comes before settles the digest that `first` goes on from,
+        what comes after tells whether an entry rotted or its digest.
+        """
+        columns = "SELECT seq, entry, digest, sealed FROM entries WHERE epoch_id = ?"
+        before = self._db.execute(
+            f"{columns} AND seq < ? ORDER BY seq DESC LIMIT 3", (span.id, first)
+        ).fetchall()[::-1]
+        rows = (
+            before
+            + self._db.execute(
+                f"{columns} AND seq >= ? ORDER BY seq LIMIT ?", (span.id, first, count + 1)
+            ).fetchall()
+        )
+        expected, digest = span.first, span.previous
+        if len(before) == 3:
+            expected, digest = before[0][0] + 1, before[0][2]
+            del rows[0]
+        for at, (seq, entry, stored, sealed) in enumerate(rows):
+            item: bytes | Gap = entry
+            computed = chain_next(digest, entry)
+            if seq != expected:
+                item = Gap(expected, seq, stored, "entries are missing")
+            elif computed != stored and not _goes_on(seq, computed, rows[at + 1 : at + 2]):
+                item = Gap(seq, seq, stored, "the entry does not fit its digest")
+            digest = stored if isinstance(item, Gap) else computed
+            yield Link(expected, seq, digest, item), sealed
+            expected = seq + 1
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the journal, in words; nothing where it is sound."""
@@ -434,10 +484,20 @@ class JournalReader:
                 yield f"{name}: entries {expected} to {seq - 1} are missing"
             elif chain_next(digest, entry) != stored:
                 yield f"{name}, entry {seq}: does not fit its digest"
-            if sealed is not None and subject_digest(sealed) != _subject_of(entry):
+            if sealed is not None and not _subject_fits(entry, sealed):
                 yield f"{name}, entry {seq}: its sealed subject is damaged"
             digest, expected = stored, seq + 1
         return expected - 1, digest
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """All that is read within is of one moment: the writer may prune between two queries."""
+        with self._errors():
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.rollback()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -447,29 +507,45 @@ class JournalReader:
             raise JournalError(f"{self.path}: {error}") from error
 
 
-def _sound_or_gap(
-    seq: int,
-    entry: bytes,
-    stored: bytes,
-    previous: bytes,
-    following: Sequence[tuple[int, bytes, bytes, bytes | None]],
-) -> tuple[bytes | Gap, bytes]:
-    """The entry, or a gap in its place, and the chain's digest after it."""
-    computed = chain_next(previous, entry)
-    if computed == stored:
-        return entry, computed
-    # Either the entry rotted or its digest did: the next entry's digest tells which.
-    if following and chain_next(computed, following[0][1]) == following[0][2]:
-        return entry, computed
-    return Gap(seq, seq, stored, "the entry does not fit its digest"), stored
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """An epoch as it is held: from `first` on, which follows the digest `previous`."""
+
+    id: int
+    header: bytes
+    first: int
+    previous: bytes
 
 
-def _subject_of(entry: bytes) -> bytes | None:
+def _is_header(header: bytes | None, epoch: bytes, first: int, previous: bytes) -> bool:
+    """Whether this is the header of `epoch`, as far as that can still be told."""
+    if header is None:
+        return False
+    if first == 1:
+        return chain_start(header) == previous
+    try:
+        return EpochHeader.decode(header).epoch == epoch
+    except RemoteError:
+        return False
+
+
+def _goes_on(
+    seq: int, digest: bytes, following: Sequence[tuple[int, bytes, bytes, object]]
+) -> bool:
+    """Whether the next entry follows `digest`: then it is the stored digest that rotted."""
+    return any(
+        after == seq + 1 and chain_next(digest, entry) == stored
+        for after, entry, stored, _ in following
+    )
+
+
+def _subject_fits(entry: bytes, sealed: bytes) -> bool:
+    """False where `entry` is a tap and states another subject; of other kinds nothing is known."""
     try:
         decoded = decode_entry(entry)
     except RemoteError:
-        return None
-    return decoded.subject if isinstance(decoded, Tap) else None
+        return True
+    return not isinstance(decoded, Tap) or decoded.subject == subject_digest(sealed)
 
 
 def _open_or_set_aside(path: Path) -> sqlite3.Connection:

@@ -20,10 +20,20 @@ from edge.store import (
     NewTap,
     Owner,
 )
-from protocol.batch import MAX_ITEMS, Parcel, seal_batch
+from protocol import cbor
+from protocol.batch import MAX_ITEMS, Batch, Parcel, seal_batch
 from protocol.credential import Assurance, Credential
 from protocol.identity import MAX_MESSAGE_BYTES, OpeningKey, SigningKey
-from protocol.journal import EpochHeader, Gap, ReaderUp, Stamp, Tap, chain_next, decode_entry
+from protocol.journal import (
+    EpochHeader,
+    Gap,
+    ReaderUp,
+    Stamp,
+    Tap,
+    chain_next,
+    decode_entry,
+    link,
+)
 from protocol.sealing import SubjectBox, unwrap_content_key
 
 HUB = OpeningKey.generate()
@@ -185,9 +195,9 @@ def test_batches_fit_into_a_message_and_cover_everything(tmp_path: Path) -> None
     journal.close()
 
 
-def _damage(data: Path, statement: str) -> None:
+def _damage(data: Path, statement: str, *values: object) -> None:
     db = sqlite3.connect(data / store.FILE_NAME)
-    db.execute(statement)
+    db.execute(statement, values)
     db.commit()
     db.close()
 
@@ -227,6 +237,162 @@ def test_a_rotten_subject_is_withheld_and_its_tap_still_sent(tmp_path: Path) -> 
     assert batch.withheld == (2,)
     assert len(subjects) == 1
     reader.close()
+
+
+def _sent(data: Path, epoch: bytes, head: int, size: int, first: int = 1) -> list[Batch]:
+    """The batches that cover an epoch, as a hub takes them: each goes on from the one before."""
+    reader = JournalReader(data)
+    batches: list[Batch] = []
+    while first <= head:
+        batch, _ = reader.batch(epoch, first, min(first + size - 1, head))
+        if batches:
+            assert batch.first == batches[-1].last + 1
+            *_, end = link(batches[-1].first, batches[-1].previous, batches[-1].items)
+            assert batch.previous == end.digest, f"a conflict at {batch.first}"
+            assert reader.digest(epoch, end.last) == end.digest
+        batches.append(batch)
+        first = batch.last + 1
+    reader.close()
+    return batches
+
+
+def _gaps(batches: list[Batch]) -> list[tuple[int, int]]:
+    items = [item for batch in batches for item in batch.items]
+    return [(item.first, item.last) for item in items if isinstance(item, Gap)]
+
+
+def _ends_as(batches: list[Batch], digest: bytes) -> bool:
+    *_, end = link(batches[-1].first, batches[-1].previous, batches[-1].items)
+    return end.digest == digest
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("seq", range(1, 9))
+def test_a_rotten_digest_costs_nothing_wherever_a_batch_ends(
+    tmp_path: Path, seq: int, size: int
+) -> None:
+    journal = begin(tmp_path)
+    journal.append([tap(number) for number in range(8)])
+    journal.close()
+    _damage(tmp_path, "UPDATE entries SET digest = zeroblob(32) WHERE seq = ?", seq)
+    batches = _sent(tmp_path, journal.epoch, 9, size)
+    assert _gaps(batches) == []
+    assert _ends_as(batches, journal.digest)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("seq", range(1, 10))
+def test_a_rotten_entry_costs_itself_wherever_a_batch_ends(
+    tmp_path: Path, seq: int, size: int
+) -> None:
+    journal = begin(tmp_path)
+    journal.append([tap(number) for number in range(8)])
+    journal.close()
+    _damage(tmp_path, "UPDATE entries SET entry = zeroblob(40) WHERE seq = ?", seq)
+    batches = _sent(tmp_path, journal.epoch, 9, size)
+    assert _gaps(batches) == [(seq, seq)]
+    assert _ends_as(batches, journal.digest)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 9])
+@pytest.mark.parametrize(("first", "last"), [(1, 1), (1, 3), (4, 4), (4, 6), (8, 8)])
+def test_missing_entries_are_a_gap_up_to_the_next_and_no_later_one_moves(
+    tmp_path: Path, first: int, last: int, size: int
+) -> None:
+    journal = begin(tmp_path)
+    journal.append([tap(number) for number in range(8)])
+    journal.close()
+    before = {row[0]: row[1] for row in JournalReader(tmp_path).entries(journal.epoch)}
+    _damage(tmp_path, "DELETE FROM entries WHERE seq BETWEEN ? AND ?", first, last)
+    batches = _sent(tmp_path, journal.epoch, 9, size)
+    assert _gaps(batches) == [(first, last + 1)]
+    assert _ends_as(batches, journal.digest)
+    for batch in batches:
+        for each in link(batch.first, batch.previous, batch.items):
+            assert isinstance(each.item, Gap) or each.item == before[each.first]
+
+
+def test_asking_from_within_what_is_missing_gives_the_whole_gap(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    journal.append([tap(number) for number in range(8)])
+    journal.close()
+    _damage(tmp_path, "DELETE FROM entries WHERE seq BETWEEN 3 AND 5")
+    [batch] = _sent(tmp_path, journal.epoch, 9, 9, first=4)
+    assert (batch.first, batch.last) == (3, 9)
+    assert _gaps([batch]) == [(3, 6)]
+    assert _ends_as([batch], journal.digest)
+
+
+def test_what_is_held_no_more_is_refused_and_not_numbered_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "KEEP_RELEASED", 1)
+    journal = begin(tmp_path)
+    journal.append([tap(number) for number in range(8)])
+    journal.release(journal.epoch, 6)
+    journal.flush()
+    reader = JournalReader(tmp_path)
+    with pytest.raises(JournalError, match="held no more"):
+        reader.batch(journal.epoch, 5, 9)
+    with pytest.raises(JournalError, match="are gone"):
+        reader.batch(journal.epoch, 10, 12)
+    with pytest.raises(JournalError, match="held no more"):
+        reader.batch(bytes(16), 1, 9)
+    assert reader.digest(bytes(16), 1) is None
+    reader.close()
+    journal.close()
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE epochs SET header = zeroblob(200)",
+        "UPDATE header_copies SET header = zeroblob(200)",
+        "DELETE FROM header_copies",
+    ],
+)
+def test_of_two_headers_the_sound_one_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, pruned: bool
+) -> None:
+    monkeypatch.setattr(store, "KEEP_RELEASED", 1)
+    journal = begin(tmp_path)
+    journal.append([tap(number) for number in range(8)])
+    if pruned:
+        journal.release(journal.epoch, 6)
+        journal.flush()
+    journal.close()
+    _damage(tmp_path, damage)
+    [batch] = _sent(tmp_path, journal.epoch, 9, 9, first=6 if pruned else 1)
+    assert batch.header_bytes == journal.header_bytes
+    assert _gaps([batch]) == []
+
+
+def test_a_rotten_start_of_the_chain_costs_no_entry(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    journal.append([tap(number) for number in range(8)])
+    journal.close()
+    _damage(tmp_path, "UPDATE epochs SET previous = zeroblob(32)")
+    [batch] = _sent(tmp_path, journal.epoch, 9, 9)
+    assert _gaps([batch]) == []
+    assert _ends_as([batch], journal.digest)
+
+
+def test_the_subject_of_a_kind_that_is_not_known_here_is_sent_along(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    entry, sealed = cbor.encode([2, 5, 5, True, "of a later version"]), b"sealed"
+    with sqlite3.connect(tmp_path / store.FILE_NAME) as db:
+        db.execute(
+            "INSERT INTO entries VALUES (1, 2, ?, ?, ?)",
+            (entry, chain_next(journal.digest, entry), sealed),
+        )
+    db.close()
+    reader = JournalReader(tmp_path)
+    batch, subjects = reader.batch(journal.epoch, 1, 2)
+    assert (batch.items[1], batch.withheld, subjects) == (entry, (), [sealed])
+    assert list(reader.problems()) == []
+    reader.close()
+    journal.close()
 
 
 def test_only_what_has_a_receipt_is_pruned_and_the_chain_still_verifies(
