@@ -20,6 +20,8 @@ from edge.store import FILE_NAME, JournalError, JournalReader
 from protocol.topics import Broker
 
 LOOK_FOR_READERS_S: Final = 4.0
+HUNG_S: Final = 12.0
+"""A service that hangs is told from one that is not there only after a while."""
 ENOUGH_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -55,11 +57,14 @@ def examine(config: Config) -> list[Finding]:
 
 def _readers() -> Iterator[Finding]:
     readers = PcscReaders()
+    unheard = readers.health().trouble
     readers.start(lambda _event: None)
-    deadline = time.monotonic() + LOOK_FOR_READERS_S
-    while not readers.health().working and time.monotonic() < deadline:
+    began = time.monotonic()
+    while not (health := readers.health()).working:
+        patience = HUNG_S if health.trouble == unheard else LOOK_FOR_READERS_S
+        if time.monotonic() > began + patience:
+            break
         time.sleep(0.1)
-    health = readers.health()
     readers.stop()
     for each in health.readers:
         if each.up:
