@@ -33,6 +33,7 @@ from hub.report import Attendance, Format, render
 from hub.store import queries, schema
 from hub.store.engine import (
     DatabaseTooNewError,
+    is_current,
     migrate,
     open_engine,
     reading,
@@ -125,7 +126,8 @@ class _Hub:
 
     @classmethod
     @contextmanager
-    def open(cls, config: Path | None) -> Iterator["_Hub"]:
+    def open(cls, config: Path | None, *, migrates: bool = False) -> Iterator["_Hub"]:
+        """Commands that do not migrate take no lock, nor a schema from under an older `serve`."""
         settings = Settings.load(config)
         keyring = Keyring.load(settings.data)
         with _database(settings) as engine:
@@ -142,7 +144,14 @@ class _Hub:
                         f"{_name(engine)}: is no hub's database; run shuaka-hub init, or see"
                         " whether the setting `database` is right"
                     )
-            migrate(engine)
+                is_behind = not is_current(conn)
+            if is_behind and not migrates:
+                raise UnusableDatabaseError(
+                    f"{_name(engine)}: is of an earlier version; start shuaka-hub serve, which"
+                    " brings it up to date"
+                )
+            if is_behind:
+                migrate(engine)
             with reading(engine) as conn:
                 if generation(conn) is None:
                     raise UnusableDatabaseError(
@@ -228,7 +237,7 @@ def serve(config: Config = None) -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    with _Hub.open(config) as hub:
+    with _Hub.open(config, migrates=True) as hub:
         run(hub.engine, hub.keyring, hub.settings)
 
 
@@ -238,7 +247,7 @@ def restored(config: Config = None) -> None:
 
     Devices then offer once more what they still hold, and the hub takes what it lacks.
     """
-    with _Hub.open(config) as hub, hub.engine.begin() as conn:
+    with _Hub.open(config, migrates=True) as hub, hub.engine.begin() as conn:
         begin_generation(conn, _now_ms())
     print("A new generation has begun. Start serve: devices offer what they still hold again.")
 

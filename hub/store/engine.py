@@ -85,18 +85,22 @@ def migrate(engine: Engine) -> None:
 
     Raises DatabaseTooNewError, and changes nothing, if the database is ahead of this code.
     """
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    scripts = ScriptDirectory.from_config(config)
-    known = {script.revision for script in scripts.walk_revisions()}
     with engine.begin() as conn:
         if conn.dialect.name == "postgresql":
             conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
-        found = MigrationContext.configure(conn).get_current_revision()
-        if found is not None and found not in known:
-            raise DatabaseTooNewError(found, scripts.get_current_head() or "none")
-        config.attributes["connection"] = conn
-        command.upgrade(config, "head")
+        if not is_current(conn):
+            config = _alembic()
+            config.attributes["connection"] = conn
+            command.upgrade(config, "head")
+
+
+def is_current(conn: Connection) -> bool:
+    """Whether the schema is at this code's newest revision. Raises DatabaseTooNewError."""
+    scripts = ScriptDirectory.from_config(_alembic())
+    head, found = scripts.get_current_head(), revision(conn)
+    if found is not None and found not in {each.revision for each in scripts.walk_revisions()}:
+        raise DatabaseTooNewError(found, head or "none")
+    return found == head
 
 
 def revision(conn: Connection) -> str | None:
@@ -116,6 +120,12 @@ def _quote_no_row(context: ExceptionContext) -> None:
     keep_primary_message(original)
     if wrapped is not None:
         wrapped.args = tuple(str(each).replace(whole, str(original)) for each in wrapped.args)
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config
 
 
 def _parse(url: str) -> URL:

@@ -1,11 +1,16 @@
 """What single commands of `shuaka-hub` promise beyond what they refuse."""
 
 import os
+import shutil
+import sqlite3
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from hub.store import engine
 from tests.hub.test_cli import ORGANISATIONS, VENUES, Cli
 
 
@@ -67,3 +72,34 @@ def test_a_person_is_renamed_by_saying_so(hub: Cli) -> None:
     assert answer.status == 1
     assert "--rename" in answer.err
     assert "1 changed" in hub.ok("import", "members", renamed, "--rename")
+
+
+def test_a_command_that_only_reads_waits_for_no_writer(hub: Cli) -> None:
+    with closing(sqlite3.connect(hub.database, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        for command in ("device|list", "token|list", "rejections", "attendance|--org|qu"):
+            hub.ok(*command.split("|"))
+        assert time.monotonic() - began < 10
+        writer.execute("ROLLBACK")
+
+
+def test_only_serve_and_restored_bring_an_older_database_up_to_date(
+    hub: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = shutil.copytree(engine._MIGRATIONS, tmp_path / "migrations")
+    with closing(sqlite3.connect(hub.database)) as db:
+        [newest] = db.execute("SELECT version_num FROM alembic_version").fetchone()
+    (scripts / "versions" / "9999_next.py").write_text(
+        f'from alembic import op\nrevision, down_revision = "9999", "{newest}"\n'
+        'def upgrade():\n    op.execute("CREATE TABLE next (id INTEGER)")\n',
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(engine, "_MIGRATIONS", scripts)
+    before = hub.dump()
+    for command in ("device|list", "device|add|x|--venue|hall", "attendance|--org|qu"):
+        hub(*command.split("|")).refused(str(hub.database), "earlier version", "shuaka-hub serve")
+    assert hub.dump() == before
+    hub.ok("restored")
+    assert any("CREATE TABLE next" in line for line in hub.dump())
+    hub.ok("device", "list")
