@@ -26,6 +26,8 @@ DEFAULT_CONFIG: Final = Path("/etc/shuaka/edge.toml")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; exits with 0, 1 (it did not work) or 2 (it was called wrongly)."""
     os.umask(0o077)
+    if sys.stdout is None:  # started with its output closed
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

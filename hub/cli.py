@@ -88,6 +88,8 @@ _EXPECTED: Final = (
 def main() -> None:
     """The console script: expected errors are one line on stderr and exit status 1."""
     os.umask(0o077)
+    if sys.stdout is None:  # started with its output closed
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -289,6 +289,14 @@ def test_whoever_has_seen_enough_is_no_failure(cli: Cli) -> None:
         check=False,
         timeout=30,
     )
+    nowhere = subprocess.run(
+        ["bash", "-c", f"{command} --last 1 >&-"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (nowhere.returncode, nowhere.stderr) == (0, "")
     assert full.returncode == 1
     assert full.stderr == "shuaka-edge: output: No space left on device\n"
 
