@@ -24,6 +24,8 @@ WINDOW: Final = 8
 COALESCE_MS: Final = 50
 RESEND_MS: Final = 1_000
 MAX_RESEND_MS: Final = 30_000
+MAX_REST_MS: Final = 600_000
+"""How long an older epoch that the hub gives no receipt for is left alone between tries."""
 
 DigestOf = Callable[[bytes, int], bytes | None]
 """(epoch, seq) -> the journal's own digest there; None where it holds none."""
@@ -88,13 +90,16 @@ class _Lane:
     head: int
     have: list[tuple[int, int]] = field(default_factory=list)
     """What receipts of this generation cover: disjoint, rising."""
-    cursor: int = 0
-    """Where sending goes on."""
+    failures: int = 0
+    """How often in a row it was sent and got no receipt in time."""
+    rests_until: int = 0
+    given_up: int = 0
+    """The highest seq that was sent and waited for in vain."""
 
-    def next_span(self, limit: int) -> tuple[int, int] | None:
-        """The first seqs at or after the cursor that no receipt covers."""
-        first, last = max(self.cursor, self.first), self.head
-        for a, b in self.have:
+    def next_span(self, busy: Iterable[tuple[int, int]], limit: int) -> tuple[int, int] | None:
+        """The first seqs that no receipt covers and that are not `busy`, on their way already."""
+        first, last = self.first, self.head
+        for a, b in _union([*self.have, *busy]):
             if b < first:
                 continue
             if a <= first:
@@ -124,9 +129,14 @@ class _Lane:
 
 @dataclass(slots=True)
 class _Flight:
+    ticket: int
     epoch: bytes
     first: int
     last: int
+    again: bool
+    """Sent before: whose receipt comes, that of the first or of this one, cannot be told."""
+    carried_at: int | None = None
+    """When the broker had it; a slow line may still be sending it until then."""
 
 
 class Sender:
@@ -145,8 +155,10 @@ class Sender:
         self._hub_session = (0, 0)
         self._paused_until: int | None = None
         self._pending_since: int | None = None
-        self._progress_at = 0
+        self._tickets = 0
+        self._base_ms = RESEND_MS
         self._resend_ms = RESEND_MS
+        self._silent = False
 
     # what the caller tells
 
@@ -156,7 +168,7 @@ class Sender:
             raise LocalError("an epoch is held once")
         if first < 1 or head < first - 1:
             raise LocalError(f"an epoch cannot hold {first} to {head}")
-        lane = _Lane(first, head, cursor=first)
+        lane = _Lane(first, head)
         if released >= first:
             lane.have.append((first, min(released, head)))
         self._lanes[epoch] = lane
@@ -180,29 +192,32 @@ class Sender:
             self._pending_since = now
 
     def pruned(self, epoch: bytes, first: int) -> None:
-        """The journal now begins at `first`; only what has a receipt may go."""
+        """The journal now begins at `first`: what it says goes, whatever was thought released."""
         lane = self._lanes[epoch]
-        if first - 1 > lane.released():
-            raise LocalError("pruned what has no receipt")
         lane.first = max(lane.first, first)
-        lane.have = [(a, b) for a, b in lane.have if b >= lane.first]
+        lane.head = max(lane.head, lane.first - 1)
+        lane.have = [(max(a, lane.first), b) for a, b in lane.have if b >= lane.first]
         if lane.first > lane.head and epoch != next(reversed(self._lanes)):
             del self._lanes[epoch]
+            self._flights = [flight for flight in self._flights if flight.epoch != epoch]
 
     def connected(self, now: int) -> None:
         self._connected = True
         self._paused_until = None
-        self._resend_ms = RESEND_MS
+        self._resend_ms = self._base_ms
+        self._flights.clear()
+        self._rouse()
         self._start_over(now)
 
     def disconnected(self) -> None:
         self._connected = False
 
     def nobody_listens(self, now: int) -> None:
-        """The broker said that no hub is subscribed: wait, then try again."""
+        """The broker took a batch for nobody, or refused it: wait, then try again."""
         if self._paused_until is not None:
             return  # said of each batch that was on its way
         self._back_off()
+        self._flights.clear()
         self._start_over(now)
         self._paused_until = now + self._resend_ms
 
@@ -210,24 +225,32 @@ class Sender:
         """What the hub (its signature verified) says of itself."""
         if (state.generation, state.session) < self._hub_session:
             return []
+        fresh = (state.generation, state.session) > self._hub_session
         self._hub_session = (state.generation, state.session)
         outcomes = self._generation(state.generation, now)
-        if state.online and self._connected and self._paused_until is not None:
+        if state.online and (fresh or self._paused_until is not None):
             self._paused_until = None
-            self._resend_ms = RESEND_MS
+            self._resend_ms = self._base_ms
+            self._rouse()
         return outcomes
 
-    def sent(self, send: Send, last: int, now: int) -> None:
-        """The caller published `send`, up to `last`."""
-        lane = self._lanes[send.epoch]
-        if not send.first <= last <= send.last:
+    def sent(self, send: Send, last: int) -> int:
+        """The caller published `send`, up to `last`; gives a ticket for `carried`."""
+        lane = self._lanes.get(send.epoch)
+        if lane is None or not send.first <= last <= send.last:
             raise LocalError("sent what was not asked for")
-        if not self._flights:
-            self._progress_at = now
-        self._flights.append(_Flight(send.epoch, send.first, last))
-        lane.cursor = last + 1
+        self._tickets += 1
+        again = send.first <= lane.given_up
+        self._flights.append(_Flight(self._tickets, send.epoch, send.first, last, again))
         if not self._unsent():
             self._pending_since = None
+        return self._tickets
+
+    def carried(self, ticket: int, now: int) -> None:
+        """The broker acknowledged that batch. It frees nothing: waiting for the receipt begins."""
+        for flight in self._flights:
+            if flight.ticket == ticket and flight.carried_at is None:
+                flight.carried_at = now
 
     def receipt(self, receipt: Receipt, digest_of: DigestOf, now: int) -> list[Outcome]:
         """A receipt whose signature by this edge's hub was verified."""
@@ -236,24 +259,21 @@ class Sender:
             return [Refused(refusal, receipt.epoch, receipt.through)]
         outcomes = self._generation(receipt.generation, now)
         lane = self._lanes[receipt.epoch]
-        before = lane.released()
+        released, unreceipted = lane.released(), lane.unreceipted()
         covered = [(1, receipt.through)] if receipt.through else []
         covered += [(each.first, each.last) for each in receipt.have]
         lane.have = [
             (max(a, lane.first), b) for a, b in _union([*lane.have, *covered]) if b >= lane.first
         ]
-        oldest = self._flights[:1]
-        self._flights = [
-            flight
-            for flight in self._flights
-            if flight.epoch != receipt.epoch or not lane.covers(flight.first, flight.last)
-        ]
-        # Later batches that arrive are no progress: taps that keep coming would keep one that was
-        # lost from ever being sent again.
-        if self._flights[:1] != oldest:
-            self._progress_at = now
-            self._resend_ms = RESEND_MS
-        if lane.released() > before:
+        if lane.unreceipted() < unreceipted:
+            lane.failures = lane.rests_until = 0
+            if self._silent:
+                self._silent = False
+                self._rouse()
+        for flight in self._flights:
+            if flight.epoch == receipt.epoch and lane.covers(flight.first, flight.last):
+                self._arrived(flight, now)
+        if lane.released() > released:
             outcomes.append(Released(receipt.epoch, lane.released()))
         return outcomes
 
@@ -267,27 +287,27 @@ class Sender:
             if now < self._paused_until:
                 return None
             self._paused_until = None
-        if self._flights and now >= self._progress_at + self._resend_ms:
-            self._back_off()
-            self._start_over(now)
-        send = self._candidate()
+        due = self._resend_at()
+        if due is not None and now >= due:
+            self._give_up_waiting(now)
+        send = self._candidate(now)
         if send is None:
             return None
         full = send.last - send.first + 1 == MAX_ITEMS
         return send if full or not self._flights or self._ripe(now) else None
 
-    def wake_at(self) -> int | None:
+    def wake_at(self, now: int) -> int | None:
         """When to ask `next` again, if nothing happens before."""
         if not self._connected:
             return None
         if self._paused_until is not None:
             return self._paused_until
-        if not self._flights:
-            return None
-        wake = self._progress_at + self._resend_ms
-        if self._pending_since is not None and self._candidate() is not None:
-            wake = min(wake, self._pending_since + COALESCE_MS)
-        return wake
+        wakes = [lane.rests_until for lane in self._lanes.values() if lane.rests_until > now]
+        if (due := self._resend_at()) is not None:
+            wakes.append(due)
+        if self._pending_since is not None and self._candidate(now) is not None:
+            wakes.append(self._pending_since + COALESCE_MS)
+        return min(wakes, default=None)
 
     def held(self) -> list[tuple[bytes, int, int]]:
         """(epoch, first, last) with entries that have no receipt, oldest first, for the hello."""
@@ -328,29 +348,74 @@ class Sender:
         self.generation = generation
         for lane in self._lanes.values():
             lane.have.clear()
+        self._rouse()
         self._start_over(now)
         return [NewGeneration(generation)]
 
-    def _candidate(self) -> Send | None:
+    def _candidate(self, now: int) -> Send | None:
         """What comes next, oldest first, if the window has a place for it.
 
-        The last place is the newest epoch's: older entries, and be they such that the hub never
-        gives a receipt for them, do not hold up the taps of today.
+        The last place is the newest epoch's, and an older one that got no receipt rests and is
+        then tried with one batch: entries such that the hub never gives a receipt for them hold up
+        neither the taps of today nor the other epochs.
         """
         newest = next(reversed(self._lanes), None)
         for epoch, lane in self._lanes.items():
-            if len(self._flights) < (WINDOW if epoch == newest else WINDOW - 1):
-                span = lane.next_span(MAX_ITEMS)
-                if span is not None:
-                    return Send(epoch, *span)
+            busy = [(each.first, each.last) for each in self._flights if each.epoch == epoch]
+            if len(self._flights) >= (WINDOW if epoch == newest else WINDOW - 1):
+                continue
+            if epoch != newest and (lane.rests_until > now or (lane.failures > 1 and busy)):
+                continue
+            span = lane.next_span(busy, MAX_ITEMS)
+            if span is not None:
+                return Send(epoch, *span)
         return None
 
-    def _start_over(self, now: int) -> None:
-        """Nothing is on its way; sending goes on from the first entry without a receipt."""
-        self._flights.clear()
+    def _resend_at(self) -> int | None:
+        """When the oldest batch on its way is given up; None while the line still carries it."""
+        if not self._flights or self._flights[0].carried_at is None:
+            return None
+        return self._flights[0].carried_at + self._resend_ms
+
+    def _give_up_waiting(self, now: int) -> None:
+        """What the broker has had, and no receipt came for, is to be sent again."""
+        newest = next(reversed(self._lanes), None)
+        carried = [each for each in self._flights if each.carried_at is not None]
+        for flight in carried:
+            lane = self._lanes[flight.epoch]
+            lane.given_up = max(lane.given_up, flight.last)
+        for epoch in {each.epoch for each in carried}:
+            lane = self._lanes[epoch]
+            lane.failures += 1
+            if epoch != newest:
+                lane.rests_until = now + min(RESEND_MS << min(lane.failures, 16), MAX_REST_MS)
+        self._silent = True
+        self._back_off()
+        self._flights = [each for each in self._flights if each.carried_at is None]
+        self._start_over(now)
+
+    def _arrived(self, flight: _Flight, now: int) -> None:
+        """A receipt covers the batch: the line and the hub are as fast as this shows."""
+        oldest = flight is self._flights[0]
+        self._flights = [each for each in self._flights if each is not flight]
+        # Patience that was learnt is kept until a batch that was sent once shows that less will do
+        # (Karn's rule, RFC 6298 section 3): otherwise a slow hub is sent everything twice.
+        if flight.carried_at is not None and not flight.again:
+            took = now - flight.carried_at
+            self._base_ms = min(max(RESEND_MS, 2 * took), MAX_RESEND_MS)
+            self._resend_ms = self._base_ms
+        # Later batches that arrive are no progress: taps that keep coming would keep one that was
+        # lost from ever being sent again.
+        if oldest and self._flights and self._flights[0].carried_at is not None:
+            self._flights[0].carried_at = now
+
+    def _rouse(self) -> None:
+        """There is a hub again: no epoch rests any longer."""
         for lane in self._lanes.values():
-            lane.cursor = lane.first
-        self._progress_at = now
+            lane.rests_until = 0
+
+    def _start_over(self, now: int) -> None:
+        """Sending goes on from the first entry without a receipt that is not on its way."""
         self._pending_since = now if self._unsent() else None
 
     def _back_off(self) -> None:
@@ -358,7 +423,12 @@ class Sender:
         self._resend_ms = int(doubled * self._rng.uniform(0.75, 1.0))
 
     def _unsent(self) -> bool:
-        return any(lane.next_span(1) for lane in self._lanes.values())
+        return any(
+            lane.next_span(
+                [(each.first, each.last) for each in self._flights if each.epoch == epoch], 1
+            )
+            for epoch, lane in self._lanes.items()
+        )
 
     def _ripe(self, now: int) -> bool:
         return self._pending_since is None or now >= self._pending_since + COALESCE_MS

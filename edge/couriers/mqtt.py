@@ -73,8 +73,17 @@ class Incoming:
 
 
 @dataclass(frozen=True, slots=True)
-class NobodyListens:
-    pass
+class Carried:
+    """The broker acknowledged the message of this number."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotTaken:
+    """The broker took a message for nobody, or refused it; why, in its words."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +124,7 @@ class Stop:
     pass
 
 
-LinkEvent = Connected | Disconnected | Incoming | NobodyListens
+LinkEvent = Connected | Disconnected | Incoming | Carried | NotTaken
 CourierEvent = LinkEvent | Opened | Appended | Pruned | JournalState | Stop
 
 
@@ -151,12 +160,13 @@ class Link:
             client.disconnect()
         self._thread.join(timeout=5)
 
-    def publish(self, topic: str, payload: bytes) -> bool:
-        """Hands `payload` to the network; False where there is no connection now."""
+    def publish(self, topic: str, payload: bytes) -> int | None:
+        """Hands `payload` to the network; its number, or None where there is no connection now."""
         client = self._client
         if client is None:
-            return False
-        return client.publish(topic, payload, topics.QOS).rc == paho.MQTT_ERR_SUCCESS
+            return None
+        info = client.publish(topic, payload, topics.QOS)
+        return info.mid if info.rc == paho.MQTT_ERR_SUCCESS else None
 
     def _run(self) -> None:
         delay = 0.5
@@ -191,6 +201,9 @@ class Link:
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_socket_open = _no_delay
+        # Without this, paho writes to the socket in the thread that publishes as well, and two
+        # packets can end up inside each other.
+        client.on_socket_register_write = lambda *_: None
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.MaximumPacketSize = MAX_MESSAGE_BYTES + 1024
         client.connect(
@@ -222,8 +235,18 @@ class Link:
             client.subscribe([(topic, topics.QOS) for topic in self._subscriptions])
 
     def _on_subscribe(
-        self, _client: Any, _data: Any, _mid: int, _reasons: Any, _properties: Any
+        self,
+        client: paho.Client,
+        _data: Any,
+        _mid: int,
+        reasons: Sequence[ReasonCode],
+        _properties: Any,
     ) -> None:
+        refused = [str(reason) for reason in reasons if reason.is_failure]
+        if refused:
+            log.warning("the broker refused a subscription: %s", ", ".join(refused))
+            client.disconnect()
+            return
         # only now will the receipts that a hello brings be heard
         self._was_connected = True
         self._tell(Connected())
@@ -232,10 +255,12 @@ class Link:
         self._tell(Incoming(message.topic, bytes(message.payload)))
 
     def _on_publish(
-        self, _client: Any, _data: Any, _mid: int, reason: ReasonCode, _properties: Any
+        self, _client: Any, _data: Any, mid: int, reason: ReasonCode, _properties: Any
     ) -> None:
-        if reason.value == NO_MATCHING_SUBSCRIBERS:
-            self._tell(NobodyListens())
+        if reason.is_failure or reason.value == NO_MATCHING_SUBSCRIBERS:
+            self._tell(NotTaken(str(reason)))
+        else:
+            self._tell(Carried(mid))
 
 
 class JournalOwner(Protocol):
@@ -282,6 +307,9 @@ class Courier:
         self._rosters = topics.roster(enrolment.edge)
         self._roster_issued_ms = 0
         self._greeted = (0, 0)
+        self._not_taken = ""
+        self._tickets: dict[int, int] = {}
+        """The Sender's tickets by the numbers of the messages on their way."""
         self._link = Link(
             broker,
             enrolment.edge.hex(),
@@ -360,7 +388,7 @@ class Courier:
         return True
 
     def _wait_s(self) -> float:
-        wake = self._sender.wake_at()
+        wake = self._sender.wake_at(_now())
         wait = LONGEST_WAIT_MS if wake is None else wake - _now()
         return max(0, min(wait, LONGEST_WAIT_MS)) / 1000
 
@@ -377,13 +405,19 @@ class Courier:
             case Connected():
                 self._connected = True
                 self._greeted = (0, 0)
+                self._not_taken = ""
+                self._tickets.clear()
                 self._sender.connected(_now())
-                self._hello()
-                self._owner.ask_state()
             case Disconnected():
                 self._connected = False
                 self._sender.disconnected()
-            case NobodyListens():
+            case Carried(number):
+                if number in self._tickets:
+                    self._sender.carried(self._tickets.pop(number), _now())
+            case NotTaken(reason):
+                if reason != self._not_taken:
+                    log.info("the broker: %s", reason)
+                self._not_taken = reason
                 self._sender.nobody_listens(_now())
             case Incoming(topic, payload):
                 self._incoming(topic, payload)
@@ -403,13 +437,19 @@ class Courier:
         """Makes the Sender know what the journal holds: at start, and after any failure."""
         reader = self._journal()
         held = reader.epochs()
-        self._sender.generation = max(self._sender.generation, reader.generation())
+        written = reader.generation()
+        if written < self._sender.generation:
+            # heard of while the journal was closed: its releases are of another memory of the hub
+            self._owner.new_generation(self._sender.generation)
+        self._sender.generation = max(self._sender.generation, written)
         self._sender.keep_only(each.epoch for each in held)
         for each in held:
             if self._sender.knows(each.epoch):
                 self._sender.appended(each.epoch, each.head, _now())
+                self._sender.pruned(each.epoch, each.first)
             elif each.head >= each.first or each.epoch == self._epoch:
-                self._sender.hold(each.epoch, each.first, each.head, each.released)
+                released = each.released if written == self._sender.generation else 0
+                self._sender.hold(each.epoch, each.first, each.head, released)
         self._synced = True
         if self._connected:
             self._hello()
@@ -432,10 +472,12 @@ class Courier:
         while (send := self._sender.next(_now())) is not None:
             batch, subjects = self._journal().batch(send.epoch, send.first, send.last)
             payload = seal_batch(batch, self._keys.sign, subjects)
-            if not self._link.publish(topics.up(self._enrolment.edge, topics.Up.JOURNAL), payload):
+            topic = topics.up(self._enrolment.edge, topics.Up.JOURNAL)
+            number = self._link.publish(topic, payload)
+            if number is None:
                 self._sender.disconnected()
                 return
-            self._sender.sent(send, batch.last, _now())
+            self._tickets[number] = self._sender.sent(send, batch.last)
 
     def _incoming(self, topic: str, payload: bytes) -> None:
         hub = self._enrolment.hub.sign

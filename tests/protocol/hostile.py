@@ -171,7 +171,7 @@ class World:
         self.now = until
 
     def _wake(self) -> int:
-        wake = self.sender.wake_at() if self.sender is not None else None
+        wake = self.sender.wake_at(self.now) if self.sender is not None else None
         if wake is None:
             return 1 << 62
         check(
@@ -284,7 +284,16 @@ class World:
                 self.carry(lambda: self._on_batch(send.epoch, batch))
             return
         assert self.sender is not None
-        self.sender.sent(send, last, self.now)
+        ticket = self.sender.sent(send, last)
+        connection = self._connection
+
+        def carried() -> None:
+            if self.sender is not None and connection == self._connection:
+                self.sender.carried(ticket, self.now)
+
+        # The line to the broker loses nothing while it stands; what the broker does is another
+        # matter.
+        self.at(self.now + self.rng.randint(0, 300), carried)
         if not self.hub_up and self.rng.random() < 0.7:
             self.count("nobody listens")
             self._to_edge(self._on_nobody)

@@ -71,20 +71,16 @@ def test_the_story_has_every_fault_in_it() -> None:
 
 
 class FreesWhenSent(Sender):
-    def sent(self, send: Send, last: int, now: int) -> None:
-        super().sent(send, last, now)
+    def sent(self, send: Send, last: int) -> int:
+        ticket = super().sent(send, last)
         lane = self._lanes[send.epoch]
         lane.have = [(lane.first, last)]
+        return ticket
 
 
 class NeverResends(Sender):
-    def next(self, now: int) -> Send | None:
-        self._progress_at = now
-        return super().next(now)
-
-    def wake_at(self) -> int | None:
-        wake = super().wake_at()
-        return None if wake is None else max(wake, self._progress_at + 1)
+    def _resend_at(self) -> int | None:
+        return None
 
 
 class TakesAnyReceipt(Sender):
@@ -184,6 +180,7 @@ def test_forged_receipts_free_nothing(seed: int) -> None:
 
 EPOCH = b"a" * 16
 LATER = b"b" * 16
+MIDDLE = b"m" * 16
 
 
 def digest(seq: int, epoch: bytes = EPOCH) -> bytes:
@@ -210,7 +207,7 @@ def sender_with(head: int, first: int = 1, released: int = 0) -> Sender:
 def drain(sender: Sender, now: int) -> list[Send]:
     sends = []
     while (send := sender.next(now)) is not None:
-        sender.sent(send, send.last, now)
+        sender.carried(sender.sent(send, send.last), now)
         sends.append(send)
     return sends
 
@@ -218,7 +215,7 @@ def drain(sender: Sender, now: int) -> list[Send]:
 def test_nothing_is_sent_before_there_is_a_connection() -> None:
     sender = sender_with(3)
     assert sender.next(0) is None
-    assert sender.wake_at() is None
+    assert sender.wake_at(0) is None
     sender.connected(0)
     assert sender.next(0) == Send(EPOCH, 1, 3)
     sender.disconnected()
@@ -233,7 +230,7 @@ def test_an_idle_sender_sends_at_once_and_a_busy_one_gathers() -> None:
     sender.appended(EPOCH, 2, 20)
     sender.appended(EPOCH, 3, 60)
     assert sender.next(20 + COALESCE_MS - 1) is None
-    assert sender.wake_at() == 20 + COALESCE_MS
+    assert sender.wake_at(20 + COALESCE_MS - 1) == 20 + COALESCE_MS
     assert drain(sender, 20 + COALESCE_MS) == [Send(EPOCH, 2, 3)]
 
 
@@ -253,10 +250,10 @@ def test_a_batch_may_end_before_what_was_asked_for() -> None:
     sender.connected(0)
     send = sender.next(0)
     assert send == Send(EPOCH, 1, 10)
-    sender.sent(send, 4, 0)
+    sender.carried(sender.sent(send, 4), 0)
     assert sender.next(COALESCE_MS) == Send(EPOCH, 5, 10)
     with pytest.raises(LocalError):
-        sender.sent(Send(EPOCH, 5, 10), 11, 0)
+        sender.sent(Send(EPOCH, 5, 10), 11)
 
 
 def test_holes_alone_are_sent_again() -> None:
@@ -271,7 +268,7 @@ def test_holes_alone_are_sent_again() -> None:
     assert drain(sender, 10 + COALESCE_MS) == [Send(EPOCH, 4, 5), Send(EPOCH, 10, 14)]
     assert sender.receipt(receipt_for(20), digest_of, 20) == [Released(EPOCH, 20)]
     assert sender.held() == []
-    assert sender.wake_at() is None
+    assert sender.wake_at(20) is None
 
 
 def test_a_receipt_beyond_a_hole_releases_nothing_yet() -> None:
@@ -308,8 +305,16 @@ def test_pruning_moves_what_is_held(first: int) -> None:
     assert sender.released(EPOCH) == 5
     assert sender.held() == [(EPOCH, 6, 8)]
     assert sender.unreceipted() == 3
-    with pytest.raises(LocalError):
-        sender.pruned(EPOCH, 7)
+
+
+def test_what_the_journal_pruned_is_gone_whatever_was_thought_released() -> None:
+    """It was pruned by receipts of a generation that has ended meanwhile."""
+    sender = sender_with(8, released=5)
+    sender.connected(0)
+    sender.hub_state(HubState(8, 1, online=True), 5)
+    sender.pruned(EPOCH, 5)
+    assert sender.held() == [(EPOCH, 5, 8)]
+    assert drain(sender, 5) == [Send(EPOCH, 5, 8)]
 
 
 def test_an_older_epoch_that_is_pruned_whole_is_forgotten_and_the_current_one_is_not() -> None:
@@ -330,7 +335,7 @@ def test_what_was_partly_pruned_while_on_its_way_counts_as_arrived() -> None:
     sender.receipt(receipt_for(5), digest_of, 10)
     sender.pruned(EPOCH, 6)
     sender.receipt(receipt_for(10), digest_of, 20)
-    assert sender.wake_at() is None
+    assert sender.wake_at(20) is None
     sender.appended(EPOCH, 11, 30)
     assert drain(sender, 30) == [Send(EPOCH, 11, 11)]
 
@@ -343,7 +348,7 @@ def test_a_receipt_for_all_that_was_to_be_sent_leaves_nothing_to_wake_for() -> N
     # of an earlier connection, when both were sent and only this receipt came through
     sender.receipt(receipt_for(0, (MAX_ITEMS + 1, MAX_ITEMS + 1)), digest_of, 20)
     assert sender.next(500) is None
-    wake = sender.wake_at()
+    wake = sender.wake_at(500)
     assert wake is not None
     assert wake >= RESEND_MS
 
@@ -381,6 +386,75 @@ def test_old_entries_that_the_hub_never_receipts_do_not_hold_up_live_taps() -> N
     assert max(waits) <= 1
 
 
+def test_an_epoch_that_never_gets_a_receipt_starves_no_other_and_costs_little() -> None:
+    """The oldest never does; one in the middle and the newest do."""
+    sender = sender_with(MAX_ITEMS * WINDOW * 3)
+    sender.hold(MIDDLE, 1, MAX_ITEMS * 20, 0)
+    sender.hold(LATER, 1, 0, 0)
+    sender.connected(0)
+    now, day, hopeless, middle_done = 0, 24 * 3600 * 1000, 0, None
+    while now < day:
+        for each in drain(sender, now):
+            if each.epoch == EPOCH:
+                hopeless += 1
+            elif each.epoch == MIDDLE:
+                sender.receipt(receipt_for(each.last, epoch=MIDDLE), digest_of, now + 5)
+        if middle_done is None and sender.released(MIDDLE) == MAX_ITEMS * 20:
+            middle_done = now
+        wake = sender.wake_at(now)
+        assert wake is not None
+        assert wake > now
+        now = wake
+    assert middle_done is not None
+    assert middle_done < 60_000
+    assert hopeless < 300
+
+
+def test_a_hub_that_comes_back_is_offered_resting_epochs_at_once() -> None:
+    sender = sender_with(10)
+    sender.hold(LATER, 1, 0, 0)
+    sender.connected(0)
+    now = 0
+    while now < 3600_000:
+        drain(sender, now)
+        wake = sender.wake_at(now)
+        assert wake is not None
+        now = wake
+    sender.hub_state(HubState(7, 2, online=True), now)
+    assert drain(sender, now) == [Send(EPOCH, 1, 10)]
+
+
+@pytest.mark.parametrize("receipt_ms", [5, 4_000])
+@pytest.mark.parametrize("ms_a_batch", [100, 2_000, 20_000])
+def test_a_slow_line_carries_each_batch_about_once(ms_a_batch: int, receipt_ms: int) -> None:
+    """A line that is first in, first out: the broker has a batch when the line has carried it."""
+    batches = 24
+    sender = sender_with(MAX_ITEMS * batches)
+    sender.connected(0)
+    now = free_at = 0
+    line: list[tuple[int, int, Send]] = []
+    back: list[tuple[int, int]] = []
+    sent = 0
+    while sender.unreceipted():
+        while (send := sender.next(now)) is not None:
+            sent += 1
+            free_at = max(free_at, now) + ms_a_batch
+            line.append((free_at, sender.sent(send, send.last), send))
+        wake = sender.wake_at(now)
+        moments = [each[0] for each in [*line[:1], *back[:1]]] + ([] if wake is None else [wake])
+        now = min(moments)
+        if line and line[0][0] <= now:
+            _, ticket, carried = line.pop(0)
+            sender.carried(ticket, now)
+            back.append((now + receipt_ms, carried.last))
+        if back and back[0][0] <= now:
+            sender.receipt(receipt_for(back.pop(0)[1]), digest_of, now)
+    assert sent <= batches + 4 * WINDOW  # until it is known how slow the hub is
+    if receipt_ms < RESEND_MS:
+        assert sent == batches
+        assert now == batches * ms_a_batch + receipt_ms
+
+
 def test_the_resend_timer_backs_off_within_its_bounds_and_progress_resets_it() -> None:
     for seed in range(50):
         sender = Sender(EDGE, 7, random.Random(seed))
@@ -389,7 +463,7 @@ def test_the_resend_timer_backs_off_within_its_bounds_and_progress_resets_it() -
         now, pauses = 0, []
         for _ in range(12):
             assert drain(sender, now) == [Send(EPOCH, 1, 3)]
-            wake = sender.wake_at()
+            wake = sender.wake_at(now)
             assert wake is not None
             assert sender.next(wake - 1) is None
             pauses.append(wake - now)
@@ -401,10 +475,15 @@ def test_the_resend_timer_backs_off_within_its_bounds_and_progress_resets_it() -
         )
         assert pauses[-1] >= 0.75 * MAX_RESEND_MS - 1
         drain(sender, now)
-        sender.receipt(receipt_for(3), digest_of, now)
+        patient = sender.wake_at(now)
+        sender.receipt(receipt_for(3), digest_of, now)  # of which of the sends, nobody knows
         sender.appended(EPOCH, 4, now)
         drain(sender, now)
-        assert sender.wake_at() == now + RESEND_MS
+        assert sender.wake_at(now) == patient
+        sender.receipt(receipt_for(4), digest_of, now + 5)
+        sender.appended(EPOCH, 5, now + 5)
+        drain(sender, now + 5)
+        assert sender.wake_at(now + 5) == now + 5 + RESEND_MS
 
 
 def test_back_off_is_jittered() -> None:
@@ -415,7 +494,7 @@ def test_back_off_is_jittered() -> None:
         sender.connected(0)
         drain(sender, 0)
         drain(sender, RESEND_MS)
-        wakes.add(sender.wake_at())
+        wakes.add(sender.wake_at(RESEND_MS))
     assert len(wakes) > 10
 
 
@@ -425,7 +504,7 @@ def test_where_nobody_listens_it_waits_and_the_hubs_word_ends_the_wait() -> None
     assert len(drain(sender, 0)) == 3
     for _ in range(3):  # the broker says so of each
         sender.nobody_listens(10)
-    wake = sender.wake_at()
+    wake = sender.wake_at(10)
     assert wake is not None
     assert 10 + RESEND_MS < wake <= 10 + 2 * RESEND_MS
     assert sender.next(wake - 1) is None
@@ -501,7 +580,7 @@ def test_the_callers_mistakes_are_named() -> None:
     with pytest.raises(LocalError):
         sender.hold(LATER, 5, 3, 0)
     with pytest.raises(LocalError):
-        sender.pruned(EPOCH, 2)
+        sender.sent(Send(LATER, 1, 1), 1)
 
 
 SPANS = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 6)), max_size=6)
@@ -525,9 +604,9 @@ def test_a_lane_agrees_with_a_set_of_seqs(
     assert released == (min(missing) - 1 if missing else head)
     assert bool(sender.held()) == bool(missing)
     lane = sender._lanes[EPOCH]
-    lane.cursor = cursor
-    rest = sorted(seq for seq in missing if seq >= cursor)
-    span = lane.next_span(limit)
+    busy = (cursor, cursor + 2)
+    rest = sorted(seq for seq in missing if not busy[0] <= seq <= busy[1])
+    span = lane.next_span([busy], limit)
     if not rest:
         assert span is None
     else:
