@@ -2,7 +2,8 @@
 
 One call of `land` is one transaction of the caller's. It gives the receipts to sign and send once
 that transaction is committed, never before (P3). A message that cannot be taken is counted with
-its reason and leaves nothing behind; it never stops the others.
+its reason and leaves no fact behind (an epoch that its signed header opened stays known); it never
+stops the others.
 
 What is validly signed by an active device is kept and receipted, also where an entry in it cannot
 be decoded; anything else is never receipted, since a receipt for a damaged batch would make the
@@ -461,15 +462,42 @@ class _Run:
             (s.unopened_subjects, self._unopened),
         ):
             insert_rows(self._conn, table, rows)
-        if self._heartbeats:
+        heartbeats = [row for row in self._heartbeats if self._is_news(row)]
+        if heartbeats:
             self._insert_new(
-                s.heartbeats,
-                self._heartbeats,
-                ["device_id", "epoch", "boottime_ms", "head_seq"],
+                s.heartbeats, heartbeats, ["device_id", "epoch", "boottime_ms", "head_seq"]
             )
-            self._conn.execute(_WITHIN_A_RUN, self._heartbeats)
+            self._conn.execute(_WITHIN_A_RUN, heartbeats)
         self._write_marks()
         self._write_rejections()
+
+    def _is_news(self, row: dict[str, Any]) -> bool:
+        """Whether a heartbeat says more than those that are kept.
+
+        One that comes after later ones of its epoch, late or replayed, is no new contact: it
+        counts as received when the next later one was.
+        """
+        h = s.heartbeats.c
+        words = (h.head_seq, h.trusted, h.readers)
+        same_epoch = (h.device_id == row["device_id"], h.epoch == row["epoch"])
+        later = self._conn.execute(
+            select(*words, h.received_ms)
+            .where(*same_epoch, h.boottime_ms >= row["boottime_ms"])
+            .order_by(h.boottime_ms)
+        ).all()
+        if not later:
+            return True
+        said = [row[word.name] for word in words]
+        if any(list(each[: len(words)]) == said for each in later):
+            began = select(h.id).where(
+                *same_epoch,
+                *(word == row[word.name] for word in words),
+                h.boottime_ms <= row["boottime_ms"],
+            )
+            if self._conn.execute(began.limit(1)).first() is not None:
+                return False
+        row["received_ms"] = min(row["received_ms"], later[0].received_ms)
+        return True
 
     def _credential_ids(self) -> dict[Credential, int]:
         wanted = {row["credential"] for row in self._rows if row.get("credential")}

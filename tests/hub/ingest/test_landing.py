@@ -33,12 +33,13 @@ class Hub:
     def __init__(self, engine: Engine, keyring: Keyring) -> None:
         self.engine = engine
         self.landing = Landing(keyring)
+        self.now_ms = NOW
         with engine.begin() as conn:
             begin_generation(conn, NOW)
 
     def land(self, *messages: tuple[str, bytes]) -> Landed:
         with self.engine.begin() as conn:
-            return self.landing.land(conn, [Message(*each) for each in messages], NOW)
+            return self.landing.land(conn, [Message(*each) for each in messages], self.now_ms)
 
     def read(self, question: Callable[[Connection], object]) -> object:
         with self.engine.begin() as conn:
@@ -164,6 +165,29 @@ def test_of_heartbeats_that_say_the_same_the_first_and_the_last_are_kept(
     minutes = [(at - NOW) // 60_000 for at in kept]
     # those not derived yet are left alone
     assert minutes == [0, 49, *range(50, 60)]
+
+
+def test_an_old_heartbeat_that_is_sent_again_is_no_new_contact(hub: Hub, edge: FakeEdge) -> None:
+    edge.tap(uid(1))
+    hub.land((edge.topic(), edge.payload()))
+    beats = [edge.heartbeat(NOW + minute * 60_000) for minute in range(5)]
+    other = edge.heartbeat(NOW + 150_000, trusted=False)
+    for number, beat in enumerate(beats):
+        hub.now_ms = NOW + number * 60_000
+        hub.land((edge.topic(Up.STATE), beat))
+        with hub.engine.begin() as conn:
+            conn.execute(update(s.heartbeats).values(derived=True))
+    kept = select(s.heartbeats.c.wall_ms, s.heartbeats.c.received_ms).order_by("wall_ms")
+    ends = [(NOW, NOW), (NOW + 240_000, NOW + 240_000)]
+    assert hub.read(lambda conn: conn.execute(kept).all()) == ends
+    hub.now_ms = NOW + 3_600_000
+    for beat in beats:
+        hub.land((edge.topic(Up.STATE), beat))
+    assert hub.read(lambda conn: conn.execute(kept).all()) == ends
+    # One that says something else is kept, and is as old as the next that came in time.
+    hub.land((edge.topic(Up.STATE), other))
+    late = (NOW + 150_000, NOW + 240_000)
+    assert hub.read(lambda conn: conn.execute(kept).all()) == [ends[0], late, ends[1]]
 
 
 def test_broken_entries_in_a_valid_batch_are_kept_byte_for_byte_and_receipted(
