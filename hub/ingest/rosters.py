@@ -5,11 +5,13 @@ since. Sealed to the device (protocol.roster); never kept, never retained. A ven
 more cards than a roster holds gets an empty one: its door then shows the neutral light.
 """
 
+import hashlib
 import secrets
 from collections.abc import Iterator, Mapping
 from typing import Final
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Engine, select
 
 from hub.domain.terms import DeviceStatus
@@ -27,6 +29,8 @@ from protocol.roster import (
     cards_of,
 )
 
+log = structlog.get_logger(__name__)
+
 AHEAD_MS: Final = 12 * 3600 * 1000
 """A roster speaks of the meetings whose check-in opens within this."""
 
@@ -37,7 +41,8 @@ class Rosters:
     def __init__(self, engine: Engine, key: SigningKey) -> None:
         self._engine = engine
         self._key = key
-        self._told: dict[bytes, object] = {}
+        self._told: dict[bytes, bytes] = {}
+        """By edge, a digest of what its roster said: the cards themselves are kept nowhere."""
 
     def due(self, heard: Mapping[bytes, bool], now_ms: int) -> Iterator[tuple[bytes, bytes]]:
         """(edge, payload) for each device of `heard` that is to be told something now.
@@ -61,10 +66,16 @@ class Rosters:
             }
         for device, meetings in wanted.items():
             edge = device.public_id.bytes
-            if not heard[edge] and self._told.get(edge) == meetings:
+            digest = hashlib.sha256(repr(meetings).encode()).digest()
+            if not heard[edge] and self._told.get(edge) == digest:
                 continue
-            self._told[edge] = meetings
-            yield edge, self._roster(edge, meetings, now_ms).seal(self._key, device.seal_key)
+            self._told[edge] = digest
+            try:
+                payload = self._roster(edge, meetings, now_ms).seal(self._key, device.seal_key)
+            except ValueError as error:  # such as a key that nothing can be sealed to
+                log.warning("no roster can be made", edge=edge.hex(), error=type(error).__name__)
+                continue
+            yield edge, payload
 
     def _roster(
         self,

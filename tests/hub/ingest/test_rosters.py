@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, select, update
 
 from hub.ingest.rosters import Rosters
 from hub.store import schema as s
@@ -100,3 +100,24 @@ def test_a_meeting_far_ahead_or_over_is_not_in_it(door: Door) -> None:
         roster = door.told(hello=True, now_ms=now_ms)
         assert roster is not None
         assert roster.meetings == ()
+
+
+def test_a_device_that_nothing_can_be_sealed_to_keeps_no_other_from_its_roster(
+    door: Door, engine: Engine
+) -> None:
+    with engine.begin() as conn:
+        world = World(conn, {"V": conn.execute(select(s.venues.c.id)).scalar_one()})
+        world.device("A", "V")
+        world.device("Z", "V")
+        conn.execute(update(s.devices).where(s.devices.c.name != "D").values(seal_key=bytes(32)))
+        edges = [row.public_id.bytes for row in conn.execute(s.devices.select())]
+    assert len(edges) == 3
+    for hello in (True, True):
+        told = [edge for edge, _ in door.rosters.due(dict.fromkeys(edges, hello), NOW)]
+        assert told == [door.edge]
+    assert list(door.rosters.due(dict.fromkeys(edges, False), NOW)) == []
+
+
+def test_what_was_told_is_not_kept(door: Door) -> None:
+    assert door.told(hello=True) is not None
+    assert CARD.value not in repr(vars(door.rosters))
