@@ -16,7 +16,7 @@ from edge.clock import SystemClock
 from edge.config import Config
 from edge.enrol import ENROLMENT_FILE, KEYS_FILE, IdentityError, Keys, load_enrolment
 from edge.readers.pcsc import PcscReaders
-from edge.store import FILE_NAME, JournalError, JournalReader
+from edge.store import DAMAGED, FILE_NAME, FORMER, JournalError, JournalReader
 from protocol.topics import Broker
 
 LOOK_FOR_READERS_S: Final = 4.0
@@ -125,7 +125,13 @@ def _storage(data: Path) -> Iterator[Finding]:
         )
     else:
         yield Finding(good=True, what=f"storage: {free // 1024 // 1024} MiB free")
-    for aside in sorted(data.glob(f"{FILE_NAME}.damaged-*[0-9]")):
+    for aside in sorted(data.glob(f"{FILE_NAME}.{FORMER}-*[0-9]")):
+        yield Finding(
+            good=False,
+            what=f"{aside.name}: the journal of this device's former enrolment was set aside",
+            advice="Keep it: it may hold taps that the hub never got. Tell whoever runs the hub.",
+        )
+    for aside in sorted(data.glob(f"{FILE_NAME}.{DAMAGED}-*[0-9]")):
         yield Finding(
             good=False,
             what=f"{aside.name}: a damaged journal was set aside",

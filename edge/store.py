@@ -48,6 +48,10 @@ FILE_NAME: Final = "journal.db"
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x73687561  # "shua"
 
+DAMAGED: Final = "damaged"
+FORMER: Final = "former"
+"""Why a journal was set aside: it is kept as FILE_NAME.damaged-1, FILE_NAME.former-1 and so on."""
+
 KEEP_RELEASED: Final = 100_000
 """Entries kept after their receipt, so that a hub restored from a backup can ask again."""
 
@@ -138,7 +142,8 @@ class Journal:
         """Opens the journal in folder `data` and begins an epoch, durably.
 
         Raises JournalBusyError, JournalNewerError, JournalError. A file that is damaged beyond
-        use is set aside under another name, never deleted, and a new one begun.
+        use, or of another edge (this device was enrolled anew), is set aside under another name,
+        never deleted, and a new one begun.
         """
         path = data / FILE_NAME
         try:
@@ -152,9 +157,11 @@ class Journal:
             except OSError as error:
                 raise JournalBusyError(f"{path}: another shuaka-edge is writing here") from error
             try:
-                db = _open_or_set_aside(path)
+                db = _open_or_set_aside(path, owner.edge)
             except sqlite3.Error as error:
                 raise JournalError(f"{path}: {error}") from error
+            except OSError as error:
+                raise JournalError(f"{path}: {error.strerror}") from error
             try:
                 return cls._begin(db, lock, path, owner, boot, now)
             except BaseException:
@@ -285,7 +292,7 @@ class Journal:
 
     def _prune(self) -> list[tuple[bytes, int]]:
         spans = [
-            (epoch_id, epoch, first, min(released, head))
+            (epoch_id, epoch, first, max(first - 1, min(released, head)))
             for epoch_id, epoch, first, head, released in _epochs(self._db)
         ]
         surplus = sum(last - first + 1 for _, _, first, last in spans) - KEEP_RELEASED
@@ -305,6 +312,12 @@ class Journal:
                 "DELETE FROM entries WHERE epoch_id = ? AND seq <= ?", (epoch_id, last)
             )
             pruned.append((epoch, last + 1))
+        self._db.execute(
+            "DELETE FROM epochs WHERE id <> ?"
+            " AND NOT EXISTS (SELECT 1 FROM entries WHERE epoch_id = id)",
+            (self._id,),
+        )
+        self._db.execute("DELETE FROM header_copies WHERE epoch NOT IN (SELECT epoch FROM epochs)")
         return pruned
 
 
@@ -548,29 +561,48 @@ def _subject_fits(entry: bytes, sealed: bytes) -> bool:
     return not isinstance(decoded, Tap) or decoded.subject == subject_digest(sealed)
 
 
-def _open_or_set_aside(path: Path) -> sqlite3.Connection:
-    existed = path.exists()
-    try:
-        return _open(path, create=not existed)
-    except sqlite3.DatabaseError as error:
-        if not existed or error.sqlite_errorcode not in {
-            sqlite3.SQLITE_CORRUPT,
-            sqlite3.SQLITE_NOTADB,
-        }:
-            raise
-    aside = _free_name(path)
+def _open_or_set_aside(path: Path, edge: bytes) -> sqlite3.Connection:
+    if path.exists():
+        try:
+            db = _open(path, create=False)
+        except sqlite3.DatabaseError as error:
+            damaged = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+            if error.sqlite_errorcode not in damaged:
+                raise
+            _set_aside(path, DAMAGED)
+        else:
+            try:
+                own = _edge(db) in {None, edge}
+            except BaseException:
+                db.close()
+                raise
+            if own:
+                return db
+            db.close()
+            _set_aside(path, FORMER)
+    return _open(path, create=True)
+
+
+def _edge(db: sqlite3.Connection) -> bytes | None:
+    """Whose the newest epoch is; None where there is none, or no header of it can be read."""
+    headers = db.execute(
+        "SELECT e.header, c.header FROM epochs e LEFT JOIN header_copies c USING (epoch)"
+        " ORDER BY id DESC LIMIT 1"
+    ).fetchone()
+    for header in headers or ():
+        with contextlib.suppress(RemoteError, TypeError):
+            return EpochHeader.decode(header).edge
+    return None
+
+
+def _set_aside(path: Path, why: str) -> None:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{why}-{number}")).exists():
+        number += 1
     for suffix in ("-wal", "-shm", ""):
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.rename(aside.with_name(aside.name + suffix))
-    return _open(path, create=True)
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    return aside
 
 
 def _open(path: Path, *, create: bool) -> sqlite3.Connection:
@@ -579,13 +611,13 @@ def _open(path: Path, *, create: bool) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     db = sqlite3.connect(path, timeout=2, isolation_level=None, check_same_thread=False)
     try:
-        db.execute("PRAGMA journal_mode = WAL")
+        _check_version(db, path)
+        _use_wal(db, path)
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         # A checkpoint syncs the WAL into the file: often, since one rotten bit in the middle of
         # the WAL makes SQLite drop every commit after it.
         db.execute("PRAGMA wal_autocheckpoint = 100")
-        _check_version(db, path)
         if db.execute("PRAGMA user_version").fetchone() == (0,):
             with _transaction(db):
                 for statement in _SCHEMA.split(";")[:-1]:
@@ -598,6 +630,12 @@ def _open(path: Path, *, create: bool) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _use_wal(db: sqlite3.Connection, path: Path) -> None:
+    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":  # SQLite says no more than this, and goes on without
+        raise JournalError(f"{path}: its file system cannot have SQLite's write-ahead log")
 
 
 def _raise_corrupt() -> NoReturn:

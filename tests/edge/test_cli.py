@@ -256,6 +256,15 @@ def test_the_doctor_changes_nothing(cli: Cli) -> None:
     assert {path: path.read_bytes() for path in cli.data.iterdir()} == before
 
 
+def test_the_doctor_tells_of_the_journal_of_a_former_enrolment(cli: Cli) -> None:
+    cli.journal(3)
+    new = Owner(b"another edge now", OWNER.hub_seal)
+    Journal.open(cli.data, new, bytes(16), Stamp(1, 2, trusted=True)).close()
+    told = cli("doctor")
+    assert "TODO journal.db.former-1: the journal of this device's former enrolment" in told.out
+    assert told.status == 1
+
+
 def test_the_doctor_looks_at_the_keys_before_there_is_an_enrolment(cli: Cli) -> None:
     cli.data.mkdir()
     (cli.data / "keys.json").write_bytes(b"{")

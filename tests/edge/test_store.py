@@ -1,12 +1,15 @@
 """The journal keeps what it said it has, and says what it cannot keep (P1, P6, P8)."""
 
 import os
+import re
+import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,6 +157,96 @@ def test_a_file_that_is_no_database_is_set_aside_and_recording_begins_anew(tmp_p
     [aside] = tmp_path.glob("*.damaged-1")
     assert aside.read_bytes().startswith(b"not a database")
     assert numbers(tmp_path) == [uid(1).value]
+
+
+def test_the_journal_of_another_edge_is_set_aside_and_names_no_parent(tmp_path: Path) -> None:
+    """The device was enrolled anew: under its new name nobody would take the old epochs."""
+    old = begin(tmp_path)
+    old.append([tap(1)])
+    old.close()
+    new = Journal.open(tmp_path, Owner(b"f" * 16, HUB.public), b"b" * 16, NOW)
+    new.append([tap(2)])
+    new.close()
+    reader = JournalReader(tmp_path)
+    [held] = reader.epochs()
+    assert EpochHeader.decode(held.header).parent is None
+    reader.close()
+    [aside] = tmp_path.glob("*.former-1")
+    aside.rename(tmp_path / store.FILE_NAME)
+    assert numbers(tmp_path) == [uid(1).value]
+
+
+def test_a_header_that_rotted_sets_no_journal_aside(tmp_path: Path) -> None:
+    begin(tmp_path).close()
+    _damage(tmp_path, "UPDATE epochs SET header = zeroblob(200)")
+    begin(tmp_path).close()
+    _damage(tmp_path, "UPDATE epochs SET header = zeroblob(200)")
+    _damage(tmp_path, "UPDATE header_copies SET header = zeroblob(200)")
+    begin(tmp_path).close()
+    assert not list(tmp_path.glob("*.former-*"))
+
+
+def test_every_commit_syncs_the_log_by_the_settings_of_the_journal_itself(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    journal.close()
+
+
+def test_where_there_can_be_no_write_ahead_log_nothing_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+
+    def without_shared_memory(path: Path, **options: Any) -> sqlite3.Connection:
+        return connect(f"file:{path}?vfs=unix-dotfile", uri=True, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", without_shared_memory)
+    with pytest.raises(JournalError, match="write-ahead log"):
+        begin(tmp_path)
+
+
+def test_a_folder_that_takes_no_file_is_a_journal_error(tmp_path: Path) -> None:
+    (tmp_path / store.FILE_NAME).mkdir()
+    with pytest.raises(JournalError, match=r"journal\.db"):
+        begin(tmp_path)
+    (tmp_path / store.FILE_NAME).rmdir()
+    (tmp_path / store.FILE_NAME).symlink_to(tmp_path / "none" / "there")
+    with pytest.raises(JournalError, match="No such file"):
+        begin(tmp_path)
+
+
+def _syncs(data: Path, appends: int, setting: str) -> int:
+    """How often a process that appends so many times has the kernel sync a file."""
+    script = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from tests.edge.test_store import begin, tap
+        journal = begin(Path(sys.argv[1]))
+        if sys.argv[3]:
+            journal._db.execute(f"PRAGMA synchronous = {sys.argv[3]}")
+        for number in range(int(sys.argv[2])):
+            journal.append([tap(number)])
+        """
+    )
+    trace = data.with_suffix(".trace")
+    tracing = ["strace", "-f", "-e", "trace=fsync,fdatasync", "-o", trace]
+    child = [sys.executable, "-c", script, data, str(appends), setting]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([*tracing, *child], env=env, check=True)
+    return len(re.findall(r"\bf(?:data)?sync\(\d+\) += 0", trace.read_text()))
+
+
+def test_every_append_has_the_kernel_sync_the_file(tmp_path: Path) -> None:
+    """P1, by what the kernel is asked; the last line shows that the count would miss it."""
+    if shutil.which("strace") is None:
+        pytest.skip("there is no strace")
+    if subprocess.run(["strace", "-o", os.devnull, "true"], check=False).returncode:
+        pytest.skip("tracing is forbidden here")
+    opening = _syncs(tmp_path / "none", 0, "")
+    assert _syncs(tmp_path / "full", 20, "") - opening >= 20
+    assert _syncs(tmp_path / "off", 20, "OFF") - opening <= 0
 
 
 def test_a_write_that_fails_says_so_and_a_reopened_journal_goes_on(tmp_path: Path) -> None:
@@ -422,6 +515,38 @@ def test_only_what_has_a_receipt_is_pruned_and_the_chain_still_verifies(
     assert all(held.released == 0 for held in reader.epochs())
     reader.close()
     journal.close()
+
+
+def test_after_a_restored_hub_the_edge_prunes_again_and_forgets_empty_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "KEEP_RELEASED", 5)
+    first = begin(tmp_path)
+    first.append([tap(number) for number in range(20)])
+    first.close()
+    journal = begin(tmp_path)
+    journal.append([tap(number) for number in range(20, 30)])
+    journal.release(first.epoch, 18)
+    assert journal.flush() == [(first.epoch, 14)]
+    journal.new_generation(2)
+    journal.release(journal.epoch, 10)
+    assert journal.flush() == [(journal.epoch, 6)], "what was pruned before takes no room"
+    reader = JournalReader(tmp_path)
+    journal.release(first.epoch, 21)
+    journal.flush()
+    assert [held.epoch for held in reader.epochs()] == [journal.epoch]
+    assert list(reader.problems()) == []
+    for table in ("epochs", "header_copies"):
+        assert reader._db.execute(f"SELECT count(*) FROM {table}").fetchone() == (1,)  # noqa: S608
+    journal.release(journal.epoch, 11)
+    journal.flush()
+    journal.append([tap(30)])
+    reader.close()
+    journal.close()
+    begin(tmp_path).close()
+    reader = JournalReader(tmp_path)
+    assert list(reader.problems()) == []
+    reader.close()
 
 
 def test_released_again_is_harmless_and_never_goes_back(tmp_path: Path) -> None:
