@@ -111,7 +111,7 @@ class Recorder:
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._listener: Told | None = None
         self._journal: Journal | None = None
-        self._failure = "the journal is not open yet"
+        self._failure = ""
         self._try_open_at = 0
         self._readers: dict[str, ReaderState] = {}
         self._sampled = Stamp(0, 0, trusted=False)
@@ -131,7 +131,7 @@ class Recorder:
             self._open()
         except (JournalBusyError, JournalNewerError):
             raise
-        except JournalError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the door must show it
             self._lose_journal(error)
         self._thread.start()
 
@@ -150,10 +150,6 @@ class Recorder:
     def reader_event(self, event: ReaderEvent) -> None:
         """The readers' sink."""
         self._events.put(event)
-
-    def failure(self) -> str:
-        """Why nothing can be recorded now; empty where it can."""
-        return self._failure
 
     # what the courier asks: edge.couriers.mqtt.JournalOwner
 
@@ -258,16 +254,16 @@ class Recorder:
         if self._journal is None:
             self._show_failed(cards)
             return
-        taps = [
-            NewTap(
-                self._stamp(card.boottime_ms),
-                wire_name(card.reader),
-                card.assurance,
-                card.credential,
-            )
-            for card in cards
-        ]
         try:
+            taps = [
+                NewTap(
+                    self._stamp(card.boottime_ms),
+                    wire_name(card.reader),
+                    card.assurance,
+                    card.credential,
+                )
+                for card in cards
+            ]
             head = self._journal.append([*others, *taps])
         except JournalError as error:
             self._show_failed(cards)
@@ -342,8 +338,8 @@ class Recorder:
         self._try_open_at = now + REOPEN_EVERY_MS
         try:
             self._open()
-        except JournalError as error:
-            self._failure = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, cards that wait must show red
+            self._lose_journal(error)
             return False
         log.warning("the journal records again, in a new epoch")
         # Whoever was shown red meanwhile is in no journal: what silence means must be readable.
@@ -356,10 +352,14 @@ class Recorder:
         ]
         return True
 
-    def _lose_journal(self, error: JournalError) -> None:
-        log.error("nothing can be recorded: %s", error)
-        self._failure = str(error)
-        self._lost_at = self._stamp(self._clock.boottime_ms())
+    def _lose_journal(self, error: Exception) -> None:
+        failure = str(error) or type(error).__name__
+        if failure != self._failure:
+            expected = isinstance(error, JournalError)
+            log.error("nothing can be recorded: %s", failure, exc_info=None if expected else error)
+        if not self._failure:
+            self._lost_at = self._stamp(self._clock.boottime_ms())
+        self._failure = failure
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -374,10 +374,20 @@ class Recorder:
             self._feedback.stand(Standing.READY)
 
     def _stamp(self, boottime_ms: int) -> Stamp:
-        """Both clocks as they stood at `boottime_ms`."""
-        ago = self._clock.boottime_ms() - boottime_ms
-        wall_ms = min(max(self._clock.wall_ms() - ago, EARLIEST_WALL_MS), MAX_TIME_MS)
-        return Stamp(boottime_ms, wall_ms, self._clock.trusted())
+        """Both clocks as they stood at `boottime_ms`.
+
+        The wall clock may be stepped between any two lines here: a trust that came with the step
+        must not be said of the time before it, nor the one before of the time after it.
+        """
+        before = self._offset()
+        trusted = self._clock.trusted()
+        offset = self._offset()
+        wall_ms = min(max(boottime_ms + offset, EARLIEST_WALL_MS), MAX_TIME_MS)
+        return Stamp(boottime_ms, wall_ms, trusted and abs(offset - before) <= STEP_MS)
+
+    def _offset(self) -> int:
+        """Wall clock less time since boot."""
+        return self._clock.wall_ms() - self._clock.boottime_ms()
 
     def _notify(self, event: CourierEvent) -> None:
         if self._listener is not None:

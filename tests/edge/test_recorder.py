@@ -204,7 +204,7 @@ def test_an_unreadable_card_says_why_and_is_no_entry(place: Place) -> None:
 
 
 def test_a_full_disk_shows_red_and_room_again_is_a_new_epoch(
-    place: Place, disk: Callable[[bool], None]
+    place: Place, disk: Callable[[bool], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     place.start()
     place.recorder.reader_event(ReaderUp("r"))
@@ -221,7 +221,7 @@ def test_a_full_disk_shows_red_and_room_again_is_a_new_epoch(
     assert number > 1
     assert place.door.outcomes[-1] is Outcome.FAILED
     wait_for(lambda: place.door.standings[-1] is Standing.CANNOT_RECORD, "a red door")
-    assert "full" in place.recorder.failure()
+    assert "full" in caplog.text
     for repeat in (number, number, number + 1):
         before = len(place.door.notices)
         place.tap(repeat)
@@ -231,8 +231,7 @@ def test_a_full_disk_shows_red_and_room_again_is_a_new_epoch(
 
     disk(False)
     place.clock.advance(REOPEN_EVERY_MS)
-    wait_for(lambda: not place.recorder.failure(), "a journal again")
-    assert place.door.standings[-1] is Standing.READY
+    wait_for(lambda: place.door.standings[-1] is Standing.READY, "a journal again")
     assert len(place.listener.of(Opened)) == 2
     before = len(place.door.notices)
     place.tap(number)
@@ -270,11 +269,13 @@ def test_a_card_that_makes_the_code_fail_shows_red_and_the_next_is_recorded(
     assert place.recorder.alive()
 
 
-def test_it_starts_without_a_journal_and_finds_one_later(place: Place) -> None:
+def test_it_starts_without_a_journal_and_finds_one_later(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     place.data.write_bytes(b"in the way")
     place.start()
     assert place.door.standings == [Standing.CANNOT_RECORD]
-    assert str(place.data) in place.recorder.failure()
+    assert str(place.data) in caplog.text
     place.tap(1)
     place.wait(1)
     place.data.unlink()
@@ -283,6 +284,34 @@ def test_it_starts_without_a_journal_and_finds_one_later(place: Place) -> None:
     place.wait(2)
     assert place.door.outcomes == [Outcome.FAILED, Outcome.RECORDED]
     assert taps_on_disk(place.data) == 1
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("a bug")])
+def test_whatever_keeps_the_journal_from_opening_shows_red_and_ends_by_itself(
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    original = store._open
+
+    def fail(path: Path, *, create: bool) -> sqlite3.Connection:
+        raise error
+
+    monkeypatch.setattr(store, "_open", fail)
+    place.start()
+    assert place.door.standings == [Standing.CANNOT_RECORD]
+    for number in range(3):
+        place.clock.advance(REOPEN_EVERY_MS)
+        place.tap(number)
+        place.wait(number + 1)
+    assert place.door.outcomes == [Outcome.FAILED] * 3
+    assert len([each for each in caplog.records if each.levelname == "ERROR"]) == 1
+    monkeypatch.setattr(store, "_open", original)
+    place.clock.advance(REOPEN_EVERY_MS)
+    place.tap(1)
+    place.wait(4)
+    assert place.door.outcomes[-1] is Outcome.RECORDED
 
 
 def test_two_recorders_never_share_a_journal(place: Place) -> None:
@@ -324,6 +353,46 @@ def test_a_journal_held_by_another_program_shows_red_soon(place: Place) -> None:
     place.tap(1)
     place.wait(2)
     assert place.door.outcomes[-1] is Outcome.RECORDED
+
+
+@dataclass
+class SteppedClock(FakeClock):
+    """Steps by thirty years, and becomes trusted or ends to be so, at the `at`th question."""
+
+    at: int = 0
+    asked: int = 0
+
+    def _ask(self) -> None:
+        self.asked += 1
+        if self.asked == self.at:
+            self.wall += 30 * 31_557_600_000 * (-1 if self.trust else 1)
+            self.trust = not self.trust
+
+    def boottime_ms(self) -> int:
+        self._ask()
+        return super().boottime_ms()
+
+    def wall_ms(self) -> int:
+        self._ask()
+        return super().wall_ms()
+
+    def trusted(self) -> bool:
+        self._ask()
+        return super().trusted()
+
+
+@pytest.mark.parametrize("trusted_first", [False, True])
+@pytest.mark.parametrize("at", range(1, 8))
+def test_no_wrong_time_is_called_trusted_whenever_the_clock_is_stepped(
+    tmp_path: Path, at: int, trusted_first: bool
+) -> None:
+    clock = SteppedClock(at=at, trust=trusted_first)
+    right = clock.wall
+    if not trusted_first:
+        clock.wall -= 30 * 31_557_600_000
+    stamp = Place(tmp_path, clock).recorder._stamp(clock.boottime)
+    assert not stamp.trusted or stamp.wall_ms == right
+    assert stamp.boottime_ms == clock.boottime
 
 
 def test_the_clock_is_noted_when_trust_changes_or_it_steps(place: Place) -> None:
