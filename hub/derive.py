@@ -172,6 +172,13 @@ def lock(conn: Connection) -> None:
         conn.execute(select(func.pg_advisory_xact_lock(_LOCK)))
 
 
+def try_lock(conn: Connection) -> bool:
+    """`lock`, if no other transaction has it now; whether it was to be had."""
+    if conn.dialect.name == "postgresql":
+        return bool(conn.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))))
+    return True
+
+
 # --- Loading --------------------------------------------------------------------------------
 
 # A tap with its boot, and its reading as it stands.

@@ -78,8 +78,6 @@ class IngestHealth:
     """Why nothing is taken in now; empty where it is."""
     derivation: str = ""
     """Why attendance is not brought up to date; empty where it is."""
-    entries: int = 0
-    rejected: int = 0
     dropped: int = 0
     """Messages that were more than could wait: edges send theirs again."""
 
@@ -106,8 +104,10 @@ class Ingest:
         self.health = IngestHealth()
         self._derive_at = 0.0
         self._derive_by = 0.0
+        self._derive_waits_since: float | None = None
         self._began: float | None = None
         self._untold: Counter[str] = Counter()
+        self._told_dropped = 0
         self._tell_at = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
@@ -212,8 +212,6 @@ class Ingest:
         for arrival in group:
             arrival.acknowledge()
         self._send_rosters(landed.heard)
-        self.health.entries += landed.entries
-        self.health.rejected += landed.rejected.total()
         if landed.batches or landed.heartbeats:
             self._derive_at = min(self._derive_at, time.monotonic())
         self._untold.update(_plain(landed.rejected))
@@ -229,9 +227,11 @@ class Ingest:
     def _tell_rejected(self) -> None:
         """A line now and then: a flood must not become one of the log."""
         now = time.monotonic()
-        if self._untold and now >= self._tell_at:
-            log.warning("not taken", **self._untold)
+        dropped = self.health.dropped - self._told_dropped
+        if (self._untold or dropped) and now >= self._tell_at:
+            log.warning("not taken", **self._untold, **({"dropped": dropped} if dropped else {}))
             self._untold.clear()
+            self._told_dropped += dropped
             self._tell_at = now + TELL_EVERY_S
 
     def _land(self, messages: Sequence[Message]) -> Landed:
@@ -262,14 +262,15 @@ class Ingest:
     def _derive_if_due(self) -> None:
         """Derives once nothing waits, or when that has not been the case for a while.
 
-        A failure is tried again after a pause and never keeps facts from being taken in.
+        A failure, or another command that derives at the moment, is tried again after a pause and
+        never keeps facts from being taken in.
         """
         now = time.monotonic()
         if now < self._derive_at or not (self._arrivals.empty() or now >= self._derive_by):
             return
         try:
             with self._engine.begin() as conn:
-                step = derive.derive_batch(conn)
+                step = derive.derive_batch(conn) if derive.try_lock(conn) else None
         except Exception as error:
             if _is_transient(error):
                 log.warning("derivation: the database failed; tried again", error=_line(error))
@@ -278,6 +279,13 @@ class Ingest:
             self.health.derivation = "attendance is not brought up to date; the log says why"
             self._derive_at = now + LONGEST_BACK_OFF_S
             return
+        if step is None:
+            waits_since = self._derive_waits_since = self._derive_waits_since or now
+            if now - waits_since > STUCK_S:
+                self.health.derivation = "attendance waits for an import or another command"
+            self._derive_at = now + DERIVE_AT_LEAST_EVERY_S
+            return
+        self._derive_waits_since = None
         self.health.derivation = ""
         self._derive_by = now + DERIVE_AT_LEAST_EVERY_S
         if not step.batches and not step.heartbeats:
