@@ -4,14 +4,22 @@ A heartbeat states: at this time my journal ended with this entry. It counts onc
 every entry up to there, in its epoch and in all epochs before it. Until then, somebody may have
 tapped without the hub knowing, and nothing may be concluded from silence.
 
+A second history of the device (a copied, replaced or rolled back journal) may hold what nobody has
+seen, but nothing from before it was opened: what was stated and held until then stays so.
+
 Promises: the answer depends on the facts alone, never on their order; in doubt it says "not known".
 It judges no meeting, and it does not look at readers that were down.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
+from typing import Final
 
 from hub.domain.terms import Term
+
+CLOCKS_APART_MS: Final = 60_000
+"""How far a device's clock, where it is right, and the hub's may be apart."""
 
 
 class Obstacle(Term):
@@ -21,6 +29,7 @@ class Obstacle(Term):
     MISSING = "MISSING", "还有记录没有送到"
     MISSING_EARLIER = "MISSING_EARLIER", "以前开机时的记录还没有送齐"
     UNDATED = "UNDATED", "设备时钟未经校准，说不清是什么时候"
+    AHEAD = "AHEAD", "设备时钟快了，报告的时间比收到的时间还晚"
     FORKED = "FORKED", "记录出现分叉，存储卡可能被复制或换过，待技术人员核查"
 
 
@@ -43,6 +52,10 @@ class Epoch:
     """The contiguous mark: entries 1 to `through` are held or stated as lost."""
     through_digest: bytes | None
     """None while nothing is held."""
+    head: int = 0
+    """The last entry that the hub has heard of, held or not; below `through` it says nothing."""
+    opened_ms: int | None = None
+    """When it was opened; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +150,10 @@ class _Line:
     epoch: Epoch
     obstacle: Obstacle | None
     """In the way of every statement made in this epoch, whatever it holds."""
+    forked_ms: float
+    """From when on there may have been another history of the device; `inf`: never."""
+    adrift_ms: float
+    """From when on there was an epoch of which nobody knows yet where it belongs."""
 
 
 def _lines(by_id: Mapping[bytes, Epoch]) -> dict[bytes, _Line]:
@@ -148,41 +165,65 @@ def _lines(by_id: Mapping[bytes, Epoch]) -> dict[bytes, _Line]:
     rooted = list(children.get(None, ()))
     for each in rooted:
         rooted.extend(children.get(each.epoch, ()))
-    ancestors: dict[bytes, int] = {}
     before: dict[bytes, Obstacle | None] = {}
+    opened: dict[bytes, float] = {}
     for each in rooted:
-        if each.parent is None:
-            ancestors[each.epoch], before[each.epoch] = 0, None
-        else:
-            ancestors[each.epoch] = ancestors[each.parent.epoch] + 1
-            before[each.epoch] = before[each.parent.epoch] or _joint(
-                by_id[each.parent.epoch], each.parent
-            )
-    descendants = dict.fromkeys(ancestors, 0)
+        opened[each.epoch] = -inf if each.opened_ms is None else each.opened_ms
+        before[each.epoch] = None
+        if each.parent is not None:
+            above = each.parent.epoch
+            opened[each.epoch] = max(opened[each.epoch], opened[above])
+            before[each.epoch] = before[above] or _joint(by_id[above], each.parent)
+    # When the first of an epoch and all that came after it was opened: at the earliest, and of
+    # those whose time is known.
+    begun = dict(opened)
+    dated = {each.epoch: inf if each.opened_ms is None else each.opened_ms for each in rooted}
     for each in reversed(rooted):
         if each.parent is not None:
-            descendants[each.parent.epoch] += descendants[each.epoch] + 1
+            for first_of in (begun, dated):
+                first_of[each.parent.epoch] = min(first_of[each.parent.epoch], first_of[each.epoch])
+    # An epoch that is neither an ancestor nor came after is of another history.
+    forked: dict[bytes | None, float] = {None: inf}
+    for parent in (None, *(each.epoch for each in rooted)):
+        siblings = children.get(parent, ())
+        first, second, *_ = *sorted(begun[each.epoch] for each in siblings), inf, inf
+        for each in siblings:
+            others = second if begun[each.epoch] == first else first
+            forked[each.epoch] = min(forked[parent], others)
+    adrift = min(
+        (
+            each.opened_ms
+            for key, each in by_id.items()
+            if key not in before and each.opened_ms is not None
+        ),
+        default=inf,
+    )
     lines = {}
     for key, each in by_id.items():
-        if key not in ancestors:
-            obstacle: Obstacle | None = Obstacle.MISSING_EARLIER
-        elif ancestors[key] + 1 + descendants[key] < len(rooted):
-            # Some epoch is neither an ancestor of this one nor came after it: the journal was
-            # copied, rolled back or begun anew.
-            obstacle = Obstacle.FORKED
-        else:
-            obstacle = before[key]
-        lines[key] = _Line(each, obstacle)
+        if key not in before:
+            lines[key] = _Line(each, Obstacle.MISSING_EARLIER, inf, inf)
+            continue
+        # An epoch ends where the next is opened: if it went on, that was in another copy.
+        ends = (
+            (begun if _head(each) > later.parent.seq else dated)[later.epoch]
+            for later in children.get(key, ())
+            if later.parent is not None
+        )
+        lines[key] = _Line(each, before[key], min(forked[key], *ends, inf), adrift)
     return lines
+
+
+def _head(epoch: Epoch) -> int:
+    return max(epoch.head, epoch.through)
 
 
 def _joint(before: Epoch, parent: Parent) -> Obstacle | None:
     """What is wrong where a later epoch says that it went on after `parent`."""
+    if _head(before) > parent.seq:
+        return Obstacle.FORKED
     if before.through < parent.seq:
         return Obstacle.MISSING_EARLIER
-    if before.through > parent.seq or before.through_digest not in {None, parent.digest}:
-        return Obstacle.FORKED
-    return None
+    return Obstacle.FORKED if before.through_digest not in {None, parent.digest} else None
 
 
 def _obstacle(statement: Statement, lines: Mapping[bytes, _Line]) -> Obstacle | None:
@@ -197,4 +238,10 @@ def _obstacle(statement: Statement, lines: Mapping[bytes, _Line]) -> Obstacle | 
         statement.head_digest,
     }:
         return Obstacle.FORKED
-    return Obstacle.UNDATED if statement.at_ms is None else None
+    if statement.at_ms is None:
+        return Obstacle.UNDATED if line.forked_ms == inf else Obstacle.FORKED
+    if statement.at_ms >= line.forked_ms:
+        return Obstacle.FORKED
+    if statement.at_ms >= line.adrift_ms:
+        return Obstacle.MISSING_EARLIER
+    return Obstacle.AHEAD if statement.at_ms > statement.received_ms + CLOCKS_APART_MS else None
