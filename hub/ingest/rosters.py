@@ -17,7 +17,7 @@ from sqlalchemy import Engine, select
 from hub.domain.terms import DeviceStatus
 from hub.store import schema as s
 from hub.store.engine import reading
-from hub.store.queries import expected_cards
+from hub.store.expected import expected_cards
 from protocol.credential import Credential
 from protocol.identity import SigningKey
 from protocol.roster import (

@@ -29,7 +29,6 @@ from sqlalchemy import (
     Select,
     Table,
     and_,
-    case,
     func,
     literal,
     or_,
@@ -40,7 +39,6 @@ from sqlalchemy import (
 from hub.domain.attendance import (
     CoveringDevice,
     device_words,
-    expected_body,
     pending_reasons,
     verdict_without_tap,
 )
@@ -55,6 +53,7 @@ from hub.domain.completeness import (
 from hub.domain.terms import Body, MeetingKind, OrgKind, Outcome, Verdict
 from hub.store import schema as s
 from hub.store.clocks import SAME_EPOCH, date_by, samples_of
+from hub.store.expected import IS_EXPECTED, holds
 
 
 class Everything(Enum):
@@ -293,7 +292,7 @@ def organisation_attendance(
             select(
                 s.meetings.c.id, func.count(s.memberships.c.member_id.distinct()).label("expected")
             )
-            .join(s.memberships, _IS_EXPECTED)
+            .join(s.memberships, IS_EXPECTED)
             .where(asked)
             .group_by(s.meetings.c.id)
         )
@@ -350,14 +349,14 @@ def member_attendance(
     if member is None:
         return None
     is_expected = (
-        select(m.id).where(m.member_id == member.id, _IS_EXPECTED).correlate(s.meetings).exists()
+        select(m.id).where(m.member_id == member.id, IS_EXPECTED).correlate(s.meetings).exists()
     )
     belonged = (
         select(m.id)
         .where(
             m.member_id == member.id,
             within(scope, m.organisation_id),
-            _holds(s.memberships, s.meetings.c.starts_ms),
+            holds(s.memberships, s.meetings.c.starts_ms),
         )
         .correlate(s.meetings)
         .exists()
@@ -391,46 +390,6 @@ def member_attendance(
     )
 
 
-# --- Rosters ----------------------------------------------------------------------------------
-
-
-def expected_cards(
-    conn: Connection, device_id: int, now_ms: int, until_ms: int
-) -> dict[tuple[int, int], list[tuple[str, str, str]]]:
-    """The cards that meetings at a device's venue expect, by check-in window (opens, ends).
-
-    Of the meetings that end after `now_ms` and open before `until_ms`; a card is (scheme, issuer,
-    value). No scope: this is for the device, sealed.
-    """
-    p, b, c, meetings = s.placements.c, s.bindings.c, s.credentials.c, s.meetings.c
-    found: dict[tuple[int, int], list[tuple[str, str, str]]] = defaultdict(list)
-    for row in conn.execute(
-        select(meetings.opens_ms, meetings.ends_ms, c.scheme, c.issuer, c.value)
-        .distinct()
-        .select_from(s.meetings)
-        .join(s.placements, and_(p.venue_id == meetings.venue_id, _holds(s.placements, now_ms)))
-        .join(s.memberships, _IS_EXPECTED)
-        .join(
-            s.bindings,
-            and_(
-                b.member_id == s.memberships.c.member_id,
-                _holds(s.bindings, meetings.starts_ms),
-            ),
-        )
-        .join(s.credentials, c.card_id == b.card_id)
-        .where(
-            p.device_id == device_id,
-            ~meetings.cancelled,
-            meetings.ends_ms >= now_ms,
-            meetings.opens_ms <= until_ms,
-            c.value.is_not(None),
-        )
-        .order_by(meetings.opens_ms, meetings.ends_ms, c.scheme, c.issuer, c.value)
-    ):
-        found[row.opens_ms, row.ends_ms].append((row.scheme, row.issuer, row.value))
-    return dict(found)
-
-
 # --- Helpers ----------------------------------------------------------------------------------
 
 _NOBODY: Final = Counts(0, 0, 0, 0, 0, 0)
@@ -456,24 +415,6 @@ def _is_named(table: Table, name: str) -> ColumnElement[bool]:
     except ValueError:
         return table.c.code == name
     return or_(table.c.code == name, table.c.public_id == public_id)
-
-
-def _holds(table: Table, at_ms: ColumnElement[int] | int) -> ColumnElement[bool]:
-    return and_(
-        table.c.valid_from_ms <= at_ms,
-        or_(table.c.valid_to_ms.is_(None), table.c.valid_to_ms > at_ms),
-    )
-
-
-# The rule of `hub.domain.attendance.expected`, as a join of `memberships` to `meetings`.
-_IS_EXPECTED: Final = and_(
-    s.memberships.c.organisation_id == s.meetings.c.organisation_id,
-    s.memberships.c.body
-    == case(
-        {kind.value: expected_body(kind).value for kind in MeetingKind}, value=s.meetings.c.kind
-    ),
-    _holds(s.memberships, s.meetings.c.starts_ms),
-)
 
 
 def _head(row: Row[Any]) -> MeetingHead:
@@ -504,7 +445,7 @@ def _people(
     expected = set(
         conn.scalars(
             select(s.memberships.c.member_id)
-            .join(s.meetings, _IS_EXPECTED)
+            .join(s.meetings, IS_EXPECTED)
             .where(s.meetings.c.id == meeting.id)
         )
     )
@@ -546,7 +487,7 @@ def _belonging(conn: Connection, scope: Scope, member_ids: Sequence[int], at_ms:
             select(m.member_id).where(
                 m.member_id.in_(part),
                 within(scope, m.organisation_id),
-                _holds(s.memberships, at_ms),
+                holds(s.memberships, at_ms),
             )
             if scope is not EVERYTHING
             else select(s.members.c.id).where(s.members.c.id.in_(part))
@@ -566,7 +507,7 @@ def _branches(conn: Connection, member_ids: Sequence[int], at_ms: int) -> dict[i
                 m.member_id.in_(part),
                 m.body == Body.MEMBER.value,
                 o.kind != OrgKind.GROUP.value,
-                _holds(s.memberships, at_ms),
+                holds(s.memberships, at_ms),
             )
             # Of several the branch, then the one that came last.
             .order_by(o.kind == OrgKind.BRANCH.value, m.valid_from_ms, m.id)
