@@ -6,9 +6,9 @@ Reads only; each answer is of frozen dataclasses with texts, numbers and tuples,
 Terms are their identifiers, and have `.zh`.
 
 Who may see what: a meeting, if its organisation lies in the scope; a member, if a membership that
-overlaps the time asked for does. Of a member's meetings elsewhere, those are shown at which the
-member belonged to the scope at the time. A guest from outside of the scope is a branch's name and
-nothing else.
+overlaps the time asked for does. Of a member's meetings those are shown at which the member
+belonged to the scope at the time. A guest from outside of the scope is a branch's name and nothing
+else.
 
 `name` arguments are a code or a public id. Periods `[from_ms, to_ms)` are of meetings' starts.
 """
@@ -330,7 +330,10 @@ def organisation_attendance(
 def member_attendance(
     conn: Connection, scope: Scope, name: str, from_ms: int, to_ms: int, now_ms: int
 ) -> MemberAttendance | None:
-    """Where a member was expected, and where else the member came."""
+    """Where a member was expected, and where else the member came.
+
+    Of somebody who belongs elsewhere by now, the branch is the last one in the scope.
+    """
     m = s.memberships.c
     member = conn.execute(
         select(s.members).where(
@@ -379,12 +382,35 @@ def member_attendance(
                 s.meetings.c.starts_ms < to_ms,
                 ~s.meetings.c.cancelled,
                 or_(c.verdict.is_not(None), is_expected),
-                or_(within(scope, s.meetings.c.organisation_id), belonged),
+                # Not the scope's own meetings as such: who was a guest there, unnamed, and joined
+                # later stays unnamed.
+                belonged if scope is not EVERYTHING else literal(value=True),
             )
             .order_by(s.meetings.c.starts_ms, s.meetings.c.code)
         )
     )
-    branch = _branches(conn, [member.id], min(now_ms, to_ms - 1)).get(member.id)
+    o = s.organisations.c
+    branch = conn.scalar(
+        select(o.name)
+        .join(s.memberships, m.organisation_id == o.id)
+        .where(
+            m.member_id == member.id,
+            m.body == Body.MEMBER.value,
+            o.kind != OrgKind.GROUP.value,
+            within(scope, o.id),
+            m.valid_from_ms <= min(now_ms, to_ms - 1),
+            or_(m.valid_to_ms.is_(None), m.valid_to_ms > from_ms),
+        )
+        # The one that lasts longest; of several the branch, then the one that came last.
+        .order_by(
+            m.valid_to_ms.is_(None).desc(),
+            m.valid_to_ms.desc(),
+            (o.kind == OrgKind.BRANCH.value).desc(),
+            m.valid_from_ms.desc(),
+            m.id.desc(),
+        )
+        .limit(1)
+    )
     return MemberAttendance(
         Person(str(member.public_id), member.code, member.name, branch), meetings, now_ms
     )

@@ -220,6 +220,38 @@ def test_a_branch_sees_nothing_of_a_member_after_they_left(engine: Engine) -> No
         assert meetings("甲", minutes(500)) is None
 
 
+def test_a_branch_learns_nothing_of_a_member_from_when_they_belonged_elsewhere(
+    engine: Engine,
+) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.member("周", "甲", LONG_AGO, minutes(500))
+        world.member("周", "乙", minutes(500))
+        card = world.card("周", "0A0B0C0D")
+        world.meeting("乙前会", "乙", "礼堂", -200)
+        world.meeting("甲后会", "甲", "礼堂", 1000)
+        world.epoch("e", "一号")
+        # A guest of the branch that they join later, and then of the one that they have left.
+        world.batch("e", 1, [Entry(at, minutes(at), True, card) for at in (-199, 1001)])
+        derive_batch(conn)
+        assert conn.scalars(select(s.check_ins.c.verdict)).all() == ["GUEST", "GUEST"]
+
+        def seen(scope: str, now: int = 2000) -> tuple[list[str], str | None]:
+            found = member_attendance(conn, world.ids[scope], "周", *EVER, minutes(now))
+            assert found is not None
+            return [each.meeting.code for each in found.meetings], found.member.branch
+
+        assert seen("甲") == (["乙前会", "会"], "甲名")
+        assert seen("乙") == (["甲后会"], "乙名")
+        assert seen("区") == (["乙前会", "会", "甲后会"], "乙名")
+        everything = member_attendance(conn, EVERYTHING, "周", *EVER, minutes(2000))
+        assert everything is not None
+        assert everything.member.branch == "乙名"
+        guests = meeting_attendance(conn, world.ids["乙"], "乙前会", minutes(2000), CHINA)
+        assert guests is not None
+        assert [each.person.name for each in guests.rows if each.verdict is Verdict.GUEST] == [None]
+
+
 def test_completeness_follows_what_was_stated_and_what_is_held(engine: Engine) -> None:
     with engine.begin() as conn:
         world = district(conn)
