@@ -63,6 +63,11 @@ Config = Annotated[
     ),
 ]
 
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="TIME", help="such as 2026-01-31T18:00 (default: now)"),
+]
+
 MAX_SHOWN: Final = 1000
 
 
@@ -281,13 +286,24 @@ def device_add(
 def device_move(
     name: Annotated[str, typer.Argument(help="the device's name")],
     venue: Annotated[str, typer.Option("--venue", help="code of the venue where it hangs now")],
-    since: Annotated[
-        str | None,
-        typer.Option("--since", metavar="TIME", help="such as 2026-01-31T18:00 (default: now)"),
-    ] = None,
+    since: Since = None,
     config: Config = None,
 ) -> None:
     """Say that a device hangs at another venue now; what it recorded since is read anew."""
+    _move(config, name, venue, since)
+
+
+@device_app.command("unplace")
+def device_unplace(
+    name: Annotated[str, typer.Argument(help="the device's name")],
+    since: Since = None,
+    config: Config = None,
+) -> None:
+    """Say that a device hangs at no venue now; what it recorded since is read anew."""
+    _move(config, name, None, since)
+
+
+def _move(config: Path | None, name: str, venue: str | None, since: str | None) -> None:
     with _Hub.open(config) as hub, hub.engine.begin() as conn:
         at_ms = (
             _now_ms() // 1000 * 1000 if since is None else _moment("--since", since, _zone(conn))
@@ -297,12 +313,15 @@ def device_move(
 
 @device_app.command("list")
 def device_list(config: Config = None) -> None:
-    """List the devices, where they are placed, and their status."""
+    """List the devices, their status, where they are placed, and since when."""
     with _Hub.open(config) as hub, reading(hub.engine) as conn:
-        now = _now_ms()
+        now, zone = _now_ms(), _zone(conn)
         rows = conn.execute(
             select(
-                schema.devices.c.name, schema.devices.c.status, schema.venues.c.code.label("venue")
+                schema.devices.c.name,
+                schema.devices.c.status,
+                schema.venues.c.code.label("venue"),
+                schema.placements.c.valid_from_ms,
             )
             .outerjoin(
                 schema.placements,
@@ -317,7 +336,8 @@ def device_list(config: Config = None) -> None:
             .order_by(schema.devices.c.name)
         ).all()
     for row in rows:
-        print(f"{row.name}\t{row.status}\t{row.venue or '-'}")
+        since = "-" if row.valid_from_ms is None else _local(row.valid_from_ms, zone)
+        print(f"{row.name}\t{row.status}\t{row.venue or '-'}\t{since}")
 
 
 @token_app.command("add")

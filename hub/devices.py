@@ -92,7 +92,9 @@ def add_device(
             )
         ).scalar()
         if placed != venue:
-            raise DeviceError(f"{name!r}: is placed at another venue; use `device move`")
+            raise DeviceError(
+                f"{name!r}: is placed at another venue, or at none; use `device move`"
+            )
         # a new code replaces the one that was not used
         conn.execute(
             update(s.enrolment_codes)
@@ -112,13 +114,13 @@ def add_device(
     return Added(name, code, expires)
 
 
-def move_device(conn: Connection, name: str, venue_code: str, at_ms: int) -> None:
-    """From `at_ms` on, the device is at another venue; its taps since then are read anew.
+def move_device(conn: Connection, name: str, venue_code: str | None, at_ms: int) -> None:
+    """From `at_ms` on, the device is at another venue, or at none; its taps since are read anew.
 
     Raises DeviceError, also where it was placed later than that.
     """
     lock(conn)
-    venue = _venue(conn, venue_code)
+    venue = None if venue_code is None else _venue(conn, venue_code)
     device = conn.execute(select(s.devices.c.id).where(s.devices.c.name == name)).scalar()
     if device is None:
         raise DeviceError(f"{name!r}: there is no device of this name")
@@ -138,7 +140,12 @@ def move_device(conn: Connection, name: str, venue_code: str, at_ms: int) -> Non
             raise DeviceError(f"{name!r}: is at {venue_code} already")
         if last.valid_to_ms is None:
             conn.execute(update(s.placements).where(p.id == last.id).values(valid_to_ms=at_ms))
-    conn.execute(insert(s.placements).values(device_id=device, venue_id=venue, valid_from_ms=at_ms))
+    if venue is not None:
+        conn.execute(
+            insert(s.placements).values(device_id=device, venue_id=venue, valid_from_ms=at_ms)
+        )
+    elif last is None or last.valid_to_ms is not None:
+        raise DeviceError(f"{name!r}: is at no venue already")
     rebuild(conn)
 
 

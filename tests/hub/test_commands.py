@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,17 @@ def test_only_serve_and_restored_bring_an_older_database_up_to_date(
     hub.ok("restored")
     assert any("CREATE TABLE next" in line for line in hub.dump())
     hub.ok("device", "list")
+
+
+def test_a_device_is_listed_with_the_day_since_when_it_hangs_there(hub: Cli) -> None:
+    hub.ok("import", "venues", hub.file("w.csv", f"{VENUES}room,小房间,qu\n"))
+    hub.ok("device", "add", "门口", "--venue", "hall")
+    time.sleep(1.1)  # a placement begins with a whole second
+    hub.ok("device", "move", "门口", "--venue", "room")
+    [name, status, venue, since] = hub.ok("device", "list").strip().split("\t")
+    assert (name, status, venue) == ("门口", "PENDING", "room")
+    assert abs(datetime.fromisoformat(f"{since}+08:00").timestamp() - time.time()) < 60
+    hub.ok("device", "unplace", "门口", "--since", "2190-01-01T00:00")
+    assert "room" in hub.ok("device", "list"), "not before its time"
+    hub("device", "unplace", "门口").refused("'门口'", "later time")
+    hub("device", "unplace", "nobody").refused("'nobody'", "no device")

@@ -64,3 +64,20 @@ def test_a_move_that_cannot_be_says_why_and_changes_nothing(engine: Engine) -> N
             move_device(conn, name, venue, at_ms)
         with engine.begin() as conn:
             assert placements(conn) == [("V", minutes(0), None)]
+
+
+def test_a_device_can_hang_nowhere_and_come_back(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = World(conn)
+        world.organisation("B")
+        world.venue("V", "B")
+        world.device("D", "V", since=minutes(0))
+        move_device(conn, "D", None, minutes(5))
+        assert placements(conn) == [("V", minutes(0), minutes(5))]
+        with pytest.raises(DeviceError, match="no venue already"):
+            move_device(conn, "D", None, minutes(6))
+        move_device(conn, "D", "V", minutes(7))
+        assert placements(conn) == [
+            ("V", minutes(0), minutes(5)),
+            ("V", minutes(7), None),
+        ]
