@@ -45,6 +45,8 @@ TICK_S: Final = 0.5
 REOPEN_EVERY_MS: Final = 5_000
 STEP_MS: Final = 1_000
 """A wall clock that moved by more than this against CLOCK_BOOTTIME was stepped."""
+STALL_MS: Final = 3_000
+"""A storage that keeps the recorder waiting for longer shows red; SQLite itself waits 2 s."""
 SETTLE_MS: Final = 4_000
 """How long a card that was seen may take until its event is here, beyond the read time-out."""
 
@@ -119,6 +121,9 @@ class Recorder:
         self._cards: list[CardRead] = []
         self._entries: list[Entry] = []
         self._roster: Roster | None = None
+        self._watching = threading.Lock()
+        self._busy_since: int | None = None
+        self._stalled = False
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
     def start(self, listener: Told) -> None:
@@ -146,6 +151,19 @@ class Recorder:
 
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    def watch(self) -> None:
+        """Shows red while the storage gives no answer; to be called every second or so.
+
+        Red ends when it does answer: cards that wait get their light then.
+        """
+        with self._watching:
+            if self._stalled or self._busy_since is None:
+                return
+            if self._clock.boottime_ms() - self._busy_since > STALL_MS:
+                self._stalled = True
+                log.error("nothing can be recorded: the storage does not answer")
+                self._feedback.stand(Standing.CANNOT_RECORD)
 
     def reader_event(self, event: ReaderEvent) -> None:
         """The readers' sink."""
@@ -189,8 +207,24 @@ class Recorder:
         try:
             event = self._events.get(timeout=TICK_S)
         except queue.Empty:
-            self._idle()
-            return True
+            event = None
+        self._busy(self._clock.boottime_ms())
+        try:
+            if event is None:
+                self._idle()
+                return True
+            return self._handle(event)
+        finally:
+            self._busy(None)
+
+    def _busy(self, since: int | None) -> None:
+        with self._watching:
+            self._busy_since = since
+            stalled, self._stalled = self._stalled, False
+            if stalled:
+                self._stand()
+
+    def _handle(self, event: _Event) -> bool:
         match event:
             case CardRead():
                 self._card(event)

@@ -174,6 +174,9 @@ class Readers(Protocol):
     def health(self) -> Health:
         """How it is now; from any thread."""
 
+    def alive(self) -> bool:
+        """Whether it can still report; False only by a defect, which no waiting mends."""
+
 
 def wire_name(reader: str) -> str:
     """`reader` as it may travel: valid Unicode of at most WIRE_NAME_CHARS characters.

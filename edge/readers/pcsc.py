@@ -113,6 +113,12 @@ class PcscReaders:
             readers = tuple(reader.health() for reader in self._readers.values())
             return Health("pcsc", readers, self._trouble)
 
+    def alive(self) -> bool:
+        """Whether all threads run that should."""
+        with self._lock:
+            threads = [self._thread, *(reader.thread for reader in self._readers.values())]
+        return all(thread.is_alive() for thread in threads)
+
     def emit(self, event: ReaderEvent) -> None:
         """Passes `event` to the sink; a defect of the sink is logged and goes no further."""
         with self._sink_lock:
@@ -132,6 +138,9 @@ class PcscReaders:
                 what = "the listing of readers does not answer"
             except _WorkerEnded as ended:
                 what = f"the listing of readers ended ({ended})"
+            except Exception as error:  # noqa: BLE001 - else no reader would be seen again
+                _log.exception("the listing of readers failed")
+                what = f"the listing of readers failed ({error!r})"
             finally:
                 process.end()
             if self._listing.stopped:
@@ -212,6 +221,9 @@ class _Reader:
             except _WorkerEnded as ended:
                 down, what = Down.FAILED, f"its worker process ended ({ended})"
                 self._unread(Unreadable.BAD_ANSWER)
+            except Exception as error:  # noqa: BLE001 - else it would look as if it worked
+                _log.exception("%s: failed", self._name)
+                down, what = Down.FAILED, f"failed ({error!r})"
             finally:
                 process.end()
             if self._keeper.stopped:

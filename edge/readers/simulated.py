@@ -111,6 +111,10 @@ class SimulatedReaders:
             readers = tuple(ReaderHealth(name, up=True) for name in self._slots)
         return Health("simulated", readers, "" if readers else "no reader is connected")
 
+    def alive(self) -> bool:
+        """Always: a script may end."""
+        return True
+
     def _play(self) -> None:
         for step in self._script:
             if self._stopped.is_set():

@@ -25,6 +25,7 @@ from edge.readers.pcsc_lines import Gone, Listed, Read, Seen, Trouble, Unread, W
 from edge.readers.pcsc_worker import News, Slot, news
 from protocol.credential import Assurance, Credential
 from tests.contracts.readers import EventLog, check_contract
+from tests.rig import wait_for
 
 # Says what its text says: a line to print, `sleep N`, `exit N`, or `once` to go on only the first
 # time; then stays. The listing worker always names one reader.
@@ -280,3 +281,66 @@ def test_a_reader_that_is_unplugged_with_a_card_on_it_and_comes_back() -> None:
 )
 def test_news(before: Slot | None, now: Slot, expected: News) -> None:
     assert news(before, now) == expected
+
+
+def _fail_once(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+    original = getattr(owner, name)
+    left = [1]
+
+    def failing(self: object, line: object) -> None:
+        if left:
+            left.pop()
+            raise RuntimeError("a bug")
+        original(self, line)
+
+    monkeypatch.setattr(owner, name, failing)
+
+
+def test_a_defect_in_a_reader_s_thread_is_told_and_its_cards_are_read_again(
+    starts: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _fail_once(monkeypatch, driver._Reader, "_read")
+    with playing(starts, WORKING, SEEN, READ) as log:
+        log.wait_for(lambda _: log.numbers() == ["11223344"], 8)
+    assert [event for event in log.events if isinstance(event, (ReaderUp, ReaderDown))] == [
+        UP,
+        ReaderDown("door", Down.FAILED),
+        UP,
+    ]
+    assert log.unreadable() == [Unreadable.BAD_ANSWER]
+    assert "a bug" in caplog.text
+
+
+def test_a_defect_in_the_listing_does_not_end_it(
+    starts: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _fail_once(monkeypatch, PcscReaders, "_listed")
+    with playing(starts, WORKING, SEEN, READ) as log:
+        log.wait_for(lambda _: log.numbers() == ["11223344"], 8)
+    assert "a bug" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("owner", [driver._Reader, PcscReaders])
+def test_a_thread_that_ends_all_the_same_is_no_life(
+    starts: Path, monkeypatch: pytest.MonkeyPatch, owner: type
+) -> None:
+    readers = PcscReaders(
+        worker=[sys.executable, "-c", WORKER, msgspec.json.encode([WORKING]).decode(), str(starts)]
+    )
+    log = EventLog()
+    readers.start(log)
+    try:
+        log.wait_for(lambda events: UP in events)
+        assert readers.alive()
+
+        def end(_self: object, _line: object) -> None:
+            raise SystemExit
+
+        monkeypatch.setattr(owner, "_take" if owner is driver._Reader else "_listed", end)
+        for process in (readers._listing._process, readers._readers[b"door"]._keeper._process):
+            assert process is not None
+            process.kill()
+        wait_for(lambda: not readers.alive(), "the end of a thread")
+    finally:
+        readers.stop()

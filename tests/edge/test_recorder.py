@@ -17,7 +17,7 @@ from edge import store
 from edge.couriers.mqtt import Appended, CourierEvent, JournalState, Opened
 from edge.feedback import Notice, Outcome, Standing
 from edge.readers import CardRead, CardUnreadable, Down, ReaderDown, ReaderUp, Unreadable
-from edge.recorder import MAX_GROUP, REOPEN_EVERY_MS, SETTLE_MS, Recorder
+from edge.recorder import MAX_GROUP, REOPEN_EVERY_MS, SETTLE_MS, STALL_MS, Recorder
 from edge.store import Journal, JournalBusyError, JournalNewerError, JournalReader, Owner
 from protocol import journal as entries
 from protocol.batch import MAX_READERS
@@ -312,6 +312,41 @@ def test_whatever_keeps_the_journal_from_opening_shows_red_and_ends_by_itself(
     place.tap(1)
     place.wait(4)
     assert place.door.outcomes[-1] is Outcome.RECORDED
+
+
+def test_a_storage_that_does_not_answer_shows_red_until_it_does(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.start()
+    place.recorder.reader_event(ReaderUp("r"))
+    place.wait_idle()
+    original = Journal.append
+    reached, answer = threading.Event(), threading.Event()
+
+    def hang(self: Journal, items: Any) -> int:
+        reached.set()
+        answer.wait(10)
+        return original(self, items)
+
+    monkeypatch.setattr(Journal, "append", hang)
+    place.tap(1)
+    assert reached.wait(5)
+    place.recorder.watch()
+    place.clock.advance(STALL_MS)
+    place.recorder.watch()
+    assert place.door.standings[-1] is Standing.READY
+    place.clock.advance(1)
+    place.recorder.watch()
+    place.recorder.watch()
+    assert place.door.standings[-2:] == [Standing.READY, Standing.CANNOT_RECORD]
+    assert place.door.notices == []
+    answer.set()
+    place.wait(1)
+    assert place.door.outcomes == [Outcome.RECORDED]
+    wait_for(lambda: place.door.standings[-1] is Standing.READY, "a door that is ready again")
+    place.clock.advance(STALL_MS + 1)
+    place.recorder.watch()
+    assert place.door.standings[-1] is Standing.READY, "to wait for cards is no stall"
 
 
 def test_two_recorders_never_share_a_journal(place: Place) -> None:
