@@ -1,8 +1,8 @@
 """The composition root: puts readers, recorder, courier and feedback together and runs them.
 
-It starts with whatever is there and keeps running: no reader, no pcscd, no network and no hub are
-each a state that is shown and recovers by itself. It ends on SIGTERM or SIGINT, or when a thread
-that must live has died, so that the service manager starts it anew.
+It starts with whatever is there and keeps running: no reader, no pcscd, no network, no hub and keys
+that cannot be read are each a state that is shown and recovers by itself. It ends on SIGTERM or
+SIGINT, or when a thread that must live has died, so that the service manager starts it anew.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Final
 from edge.clock import SystemClock
 from edge.config import Config
 from edge.couriers.mqtt import Courier
-from edge.enrol import ENROLMENT_FILE, KEYS_FILE, IdentityError, Keys, load_enrolment
+from edge.enrol import IdentityError, Keys, load_identity
 from edge.feedback import Feedback, Notice, Outcome, Standing
 from edge.feedback.console import Console
 from edge.feedback.fanout import Fanout
@@ -26,7 +26,10 @@ from protocol.identity import Enrolment
 from protocol.topics import Broker
 
 LOOK_FOR_ENROLMENT_S: Final = 1.0
-WATCH_S: Final = 2.0
+WATCH_S: Final = 1.0
+
+NO_IDENTITY: Final = "登记文件无法使用"
+"""Beside Standing.NOT_ENROLLED: the device was enrolled, but cannot read as whom."""
 
 log = logging.getLogger(__name__)
 
@@ -38,31 +41,28 @@ class Daemon:
         self._config = config
         self._data = config.edge.data
         self._stopping = threading.Event()
+        self._trouble = ""
 
     def run(self) -> int:
         """Runs until told to stop; gives the exit status.
 
-        Raises IdentityError, JournalBusyError and JournalNewerError at the start.
+        Raises JournalBusyError and JournalNewerError at the start.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         outputs: list[Feedback] = [Console()] if self._config.feedback.console else []
         feedback = Fanout(outputs)
         try:
-            enrolment = self._wait_for_enrolment(feedback)
-            return 0 if enrolment is None else self._record(enrolment, feedback)
+            identity = self._wait_for_identity(feedback)
+            return 0 if identity is None else self._record(*identity, feedback)
         finally:
             feedback.stop()
 
-    def _wait_for_enrolment(self, feedback: Feedback) -> Enrolment | None:
-        """Shows red to every card until `shuaka-edge enrol` has been run; None when stopped."""
-        enrolment = load_enrolment(self._data)
-        if enrolment is not None:
-            return enrolment
-        log.warning(
-            "not enrolled: nothing is recorded; run shuaka-edge enrol --hub URL --code CODE"
-        )
-        feedback.stand(Standing.NOT_ENROLLED)
+    def _wait_for_identity(self, feedback: Feedback) -> tuple[Enrolment, Keys] | None:
+        """Shows red to every card until this edge knows who it is; None when stopped."""
+        identity = self._look_for_identity(feedback)
+        if identity is not None:
+            return identity
 
         def refuse(event: ReaderEvent) -> None:
             if isinstance(event, CardRead):
@@ -73,21 +73,30 @@ class Daemon:
             each.start(refuse)
         try:
             while not self._stopping.wait(LOOK_FOR_ENROLMENT_S):
-                enrolment = load_enrolment(self._data)
-                if enrolment is not None:
-                    return enrolment
+                identity = self._look_for_identity(feedback)
+                if identity is not None:
+                    return identity
         finally:
             for each in readers:
                 each.stop()
         return None
 
-    def _record(self, enrolment: Enrolment, feedback: Feedback) -> int:
-        keys = Keys.load(self._data)
-        if keys.sign.public != enrolment.edge_sign:
-            raise IdentityError(
-                f"{self._data / KEYS_FILE}: these keys are not those that were enrolled; restore"
-                f" those, or move {ENROLMENT_FILE} away and enrol this device anew"
-            )
+    def _look_for_identity(self, feedback: Feedback) -> tuple[Enrolment, Keys] | None:
+        """Who this edge is; where it is nobody, why is shown, and logged when that changes."""
+        trouble = "run shuaka-edge enrol --hub URL --code CODE"
+        detail = ""
+        try:
+            identity = load_identity(self._data)
+        except IdentityError as error:
+            identity, trouble, detail = None, str(error), NO_IDENTITY
+        if identity is None:
+            if trouble != self._trouble:
+                log.warning("not enrolled: nothing is recorded; %s", trouble)
+            self._trouble = trouble
+            feedback.stand(Standing.NOT_ENROLLED, detail)
+        return identity
+
+    def _record(self, enrolment: Enrolment, keys: Keys, feedback: Feedback) -> int:
         recorder = Recorder(
             self._data,
             Owner(enrolment.edge, enrolment.hub.seal),
@@ -106,7 +115,9 @@ class Daemon:
         log.info("%s records; hub by way of %s:%d", enrolment.name, broker.host, broker.port)
         status = 0
         while not self._stopping.wait(WATCH_S):
-            if not (recorder.alive() and courier.alive()):
+            recorder.watch()
+            readers_alive = all(each.alive() for each in readers)
+            if not (recorder.alive() and courier.alive() and readers_alive):
                 log.critical("a part of the daemon has ended; ending, to be started anew")
                 status = 1
                 break

@@ -14,7 +14,7 @@ from typing import Final
 
 from edge.clock import SystemClock
 from edge.config import Config
-from edge.enrol import ENROLMENT_FILE, KEYS_FILE, IdentityError, Keys, load_enrolment
+from edge.enrol import KEYS_FILE, IdentityError, Keys, load_identity
 from edge.readers.pcsc import PcscReaders
 from edge.store import DAMAGED, FILE_NAME, FORMER, JournalError, JournalReader
 from protocol.topics import Broker
@@ -163,8 +163,8 @@ def _journal(data: Path) -> Iterator[Finding]:
 def _enrolment(config: Config) -> Iterator[Finding]:
     data = config.edge.data
     try:
-        enrolment = load_enrolment(data)
-        if enrolment is None:
+        identity = load_identity(data)
+        if identity is None:
             if (data / KEYS_FILE).exists():
                 Keys.load(data)
             yield Finding(
@@ -174,16 +174,10 @@ def _enrolment(config: Config) -> Iterator[Finding]:
                 "`shuaka-edge enrol --hub URL --code CODE`.",
             )
             return
-        if Keys.load(data).sign.public != enrolment.edge_sign:
-            yield Finding(
-                good=False,
-                what=f"{data / KEYS_FILE}: these keys are not those that were enrolled",
-                advice=f"Restore those, or move {ENROLMENT_FILE} away and enrol this device anew.",
-            )
-            return
     except IdentityError as error:
         yield Finding(good=False, what=str(error), advice="Until then nothing is recorded.")
         return
+    enrolment, _ = identity
     if (data / KEYS_FILE).stat().st_mode & 0o077:
         yield Finding(
             good=False,

@@ -136,6 +136,20 @@ def load_enrolment(data: Path) -> Enrolment | None:
     )
 
 
+def load_identity(data: Path) -> tuple[Enrolment, Keys] | None:
+    """Who this edge is, and its keys; None where it is not enrolled. Raises IdentityError."""
+    enrolment = load_enrolment(data)
+    if enrolment is None:
+        return None
+    keys = Keys.load(data)
+    if keys.sign.public != enrolment.edge_sign:
+        raise IdentityError(
+            f"{data / KEYS_FILE}: these keys are not those that were enrolled; restore those, or"
+            f" move {ENROLMENT_FILE} away and enrol this device anew"
+        )
+    return enrolment, keys
+
+
 def _no_enrolment(path: Path, error: Exception) -> str:
     return (
         f"{path}: is no enrolment ({error}); restore it from a backup, or move it away and enrol"
@@ -263,10 +277,13 @@ def _plain(text: str) -> str:
 
 
 def _write(path: Path, content: msgspec.Struct) -> None:
-    """Whole or not at all, durable, readable by its owner alone."""
+    """Whole or not at all, durable, readable by the folder's owner alone: root may write it too."""
     scratch = path.with_suffix(".new")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
+        if os.geteuid() == 0:
+            owner = path.parent.stat()
+            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
         file.write(msgspec.json.encode(content))
         file.flush()
         os.fsync(file.fileno())

@@ -264,3 +264,11 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     data.write_bytes(b"mine")
     assert str(data) in refused(data, "http://127.0.0.1:1")
     assert data.read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes what belongs to another user")
+def test_what_root_enrols_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    Keys.load_or_make(tmp_path)
+    found = (tmp_path / "keys.json").stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (65534, 65534, 0o600)

@@ -1,0 +1,87 @@
+"""The daemon puts its parts together; here: what it shows while it does not know who it is."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge import daemon as module
+from edge import enrol
+from edge.config import Config, EdgeSection
+from edge.daemon import NO_IDENTITY, Daemon
+from edge.enrol import Keys
+from edge.feedback import Notice, Outcome, Standing
+from edge.readers.simulated import Plug, Present, Remove, SimulatedReaders, Step
+from protocol.credential import Credential
+from protocol.identity import OpeningKey, SigningKey
+from tests.rig import wait_for
+
+
+@dataclass
+class Door:
+    notices: list[Notice] = field(default_factory=list)
+    standings: list[tuple[Standing, str]] = field(default_factory=list)
+
+    def show(self, notice: Notice) -> None:
+        self.notices.append(notice)
+
+    def stand(self, standing: Standing, detail: str = "") -> None:
+        self.standings.append((standing, detail))
+
+
+def taps() -> Iterator[Step]:
+    yield Plug("r")
+    while True:
+        time.sleep(0.02)
+        yield Present("r", Credential("uid", "", "04112233445566"))
+        yield Remove("r")
+
+
+class AtADoor(Daemon):
+    def _readers(self) -> list[SimulatedReaders]:
+        return [SimulatedReaders(taps(), lambda: 1)]
+
+
+def enrolled(keys: Keys) -> enrol._EnrolmentFile:
+    hub = SigningKey.generate().public, OpeningKey.generate().public
+    return enrol._EnrolmentFile(bytes(16), "门口", keys.sign.public, *hub, 1, "mqtt://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("spoilt", ["keys.json", "enrolment.json", "other keys", "a folder"])
+def test_an_identity_that_cannot_be_read_shows_red_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spoilt: str
+) -> None:
+    monkeypatch.setattr(module, "LOOK_FOR_ENROLMENT_S", 0.05)
+    keys = Keys.load_or_make(tmp_path)
+    enrol._write(tmp_path / "enrolment.json", enrolled(keys))
+    whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    match spoilt:
+        case "other keys":
+            (tmp_path / "keys.json").unlink()
+            Keys.load_or_make(tmp_path)
+        case "a folder":
+            (tmp_path / "keys.json").unlink()
+            (tmp_path / "keys.json").mkdir()
+        case name:
+            (tmp_path / name).write_bytes(b"{")
+    door = Door()
+    daemon = AtADoor(Config(edge=EdgeSection(tmp_path)))
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(daemon._wait_for_identity(door)))
+    thread.start()
+    wait_for(lambda: len(door.notices) > 3, "cards that are refused")
+    assert {notice.outcome for notice in door.notices} == {Outcome.NOT_ENROLLED}
+    assert set(door.standings) == {(Standing.NOT_ENROLLED, NO_IDENTITY)}
+    assert len(caplog.records) == 1, "the log says it once"
+    assert str(tmp_path) in caplog.text
+    if spoilt == "a folder":
+        (tmp_path / "keys.json").rmdir()
+    for path, content in whole.items():
+        path.write_bytes(content)
+    thread.join(10)
+    [(enrolment, found)] = answers
+    assert (enrolment.name, found.sign.public) == ("门口", keys.sign.public)
