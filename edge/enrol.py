@@ -179,7 +179,7 @@ def enrol(data: Path, hub_url: str, code: EnrolmentCode) -> Enrolment:
     answer = _post(hub, request)
     try:
         signed = urlsafe_b64decode(str(answer["answer"]) + "==")
-        enrolment = open_enrolment(signed, code, keys.sign.public)
+        enrolment = open_enrolment(signed, code, keys.sign.public, proof)
         Broker.parse(enrolment.mqtt_url)
     except RemoteError as error:
         raise EnrolError(f"the hub's answer is not to be trusted: {error.detail}") from error

@@ -214,6 +214,7 @@ def enrol(
             hub=keyring.public(),
             generation=generation(conn) or 0,
             mqtt_url=mqtt_url,
+            proof=proof,
         )
     return keyring.sign.sign(MessageType.ENROLMENT, answer.encode())
 

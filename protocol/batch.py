@@ -5,7 +5,7 @@ raises RemoteError with the reason that is counted. docs/wire.md and docs/wire.c
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from protocol import cbor
@@ -45,6 +45,9 @@ class Batch:
     items: Items
     withheld: tuple[int, ...] = ()
     """Seqs of taps whose sealed subject the edge cannot read any more."""
+    subjects: int = 0
+    """How many sealed subjects travel beside it: a receiver that finds fewer got a damaged one,
+    also where it cannot read the entries that they belong to."""
 
     @property
     def last(self) -> int:
@@ -68,12 +71,13 @@ class Batch:
                     for item in self.items
                 ],
                 list(self.withheld),
+                self.subjects,
             ]
         )
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:
-        fields = cbor.Fields(cbor.decode(payload, "batch"), "batch", 5)
+        fields = cbor.Fields(cbor.decode(payload, "batch"), "batch", 6)
         header = fields.octets("header", 1, MAX_HEADER_BYTES)
         first = fields.uint("first seq", (1 << 62) - 1)
         previous = fields.octets("previous digest", DIGEST_BYTES)
@@ -107,7 +111,8 @@ class Batch:
         withheld = fields.array("withheld", MAX_ITEMS)
         if not all(type(value) is int and first <= value < seq for value in withheld):
             raise RemoteError(Reason.MALFORMED, "batch: withheld names a seq it does not hold")
-        return cls(header, first, previous, tuple(items), tuple(withheld))
+        subjects = fields.uint("subjects", MAX_ITEMS)
+        return cls(header, first, previous, tuple(items), tuple(withheld), subjects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +148,9 @@ class Parcel:
 
 
 def seal_batch(batch: Batch, key: SigningKey, subjects: Sequence[bytes]) -> bytes:
-    """The payload of `up/<edge>/journal`."""
-    return Parcel(key.sign(MessageType.BATCH, batch.encode()), tuple(subjects)).encode()
+    """The payload of `up/<edge>/journal`; the batch states how many `subjects` there are."""
+    stated = replace(batch, subjects=len(subjects)).encode()
+    return Parcel(key.sign(MessageType.BATCH, stated), tuple(subjects)).encode()
 
 
 @dataclass(frozen=True, slots=True)

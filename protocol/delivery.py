@@ -17,7 +17,7 @@ from typing import Final
 
 from protocol.batch import MAX_HELD_EPOCHS, MAX_ITEMS, MAX_RANGES, HubState, Range, Receipt
 from protocol.errors import LocalError, Reason, RemoteError
-from protocol.journal import Link
+from protocol.journal import Gap, Link
 
 WINDOW: Final = 8
 """Batches on their way without a receipt."""
@@ -478,13 +478,19 @@ class Accepted:
 
     mark: Mark
     fresh: tuple[Link, ...]
+    returned: tuple[Gap, ...] = ()
+    """Gaps that were stated before, and of which `fresh` has entries after all."""
 
 
-def accept(mark: Mark, previous: bytes, links: Sequence[Link]) -> Accepted:
+def accept(
+    mark: Mark, previous: bytes, links: Sequence[Link], stated: Sequence[Gap] = ()
+) -> Accepted:
     """Takes a batch (`previous` digest and its chained links) into what the hub has.
 
-    What it has already is passed over. Raises RemoteError(CONFLICT) where the batch and the hub
-    tell different histories of one epoch; nothing is taken of such a batch.
+    What it has already is passed over, except that entries take the place of a `stated` gap, if
+    the batch reaches to its end and the chain fits there: what was thought lost was found again.
+    Raises RemoteError(CONFLICT) where the batch and the hub tell different histories of one epoch;
+    nothing is taken of such a batch.
     """
     if not links:
         raise LocalError("a batch has at least one entry")
@@ -502,6 +508,20 @@ def accept(mark: Mark, previous: bytes, links: Sequence[Link]) -> Accepted:
         fresh = tuple(links)  # as nearly always
     else:
         fresh = tuple(part for each in links for part in _not_held(each, held))
+    fitting = [gap for gap in stated if batch_digests.get(gap.last) == gap.digest]
+    found = tuple(
+        each
+        for each in links
+        if not isinstance(each.item, Gap)
+        and any(gap.first <= each.first <= gap.last for gap in fitting)
+    )
+    if found:
+        returned = tuple(
+            gap for gap in fitting if any(gap.first <= each.first <= gap.last for each in found)
+        )
+        fresh = tuple(sorted({*fresh, *found}, key=lambda each: each.first))
+    else:
+        returned = ()
     if not fresh:
         return Accepted(mark, ())
     pieces = [
@@ -509,7 +529,7 @@ def accept(mark: Mark, previous: bytes, links: Sequence[Link]) -> Accepted:
         Island(links[0].first, links[-1].last, previous, links[-1].digest),
     ]
     base, *islands = _join(pieces)
-    return Accepted(Mark(base.last, base.digest, tuple(islands)), fresh)
+    return Accepted(Mark(base.last, base.digest, tuple(islands)), fresh, returned)
 
 
 def _not_held(each: Link, held: Sequence[Island]) -> list[Link]:

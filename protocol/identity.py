@@ -244,7 +244,8 @@ class EnrolmentCode:
 
 def enrolment_proof(verifier: bytes, sign: bytes, seal: bytes, fingerprint: bytes) -> bytes:
     """HMAC-SHA256: shows that an edge was given the code, for these keys and this hub."""
-    return hmac.digest(verifier, b"shuaka/1/enrol" + sign + seal + fingerprint, "sha256")
+    said = cbor.encode(["shuaka/1/enrol", sign, seal, fingerprint])
+    return hmac.digest(verifier, said, "sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +258,8 @@ class Enrolment:
     hub: HubKeys
     generation: int
     mqtt_url: str
+    proof: bytes = b""
+    """The request's: the answer is to that request and to no other. Not kept afterwards."""
 
     def encode(self) -> bytes:
         return cbor.encode(
@@ -268,17 +271,18 @@ class Enrolment:
                 self.hub.seal,
                 self.generation,
                 self.mqtt_url,
+                self.proof,
             ]
         )
 
 
-def open_enrolment(data: bytes, code: EnrolmentCode, edge_sign: bytes) -> Enrolment:
-    """The enrolment in a signed answer, if it comes from the code's hub and is for this edge's key.
+def open_enrolment(data: bytes, code: EnrolmentCode, edge_sign: bytes, proof: bytes) -> Enrolment:
+    """The enrolment in a signed answer, if it comes from the code's hub and answers this request.
 
     Raises RemoteError; BAD_SIGNATURE where the hub is not the one that the code names.
     """
     signed = Signed.parse(data, MessageType.ENROLMENT)
-    fields = cbor.Fields(cbor.decode(signed.payload, "enrolment"), "enrolment", 7)
+    fields = cbor.Fields(cbor.decode(signed.payload, "enrolment"), "enrolment", 8)
     enrolment = Enrolment(
         edge=fields.octets("edge", 16),
         name=fields.text("name", 64),
@@ -286,13 +290,14 @@ def open_enrolment(data: bytes, code: EnrolmentCode, edge_sign: bytes) -> Enrolm
         hub=HubKeys(fields.octets("hub signing key", 32), fields.octets("hub sealing key", 32)),
         generation=fields.uint("generation"),
         mqtt_url=fields.text("mqtt url", 256),
+        proof=fields.octets("proof", 32),
     )
     # The keys come out of the message itself: it is the code's fingerprint that vouches for them.
     if not hmac.compare_digest(enrolment.hub.fingerprint(), code.fingerprint):
         raise RemoteError(Reason.BAD_SIGNATURE, "another hub answered than the code names")
     signed.verify(enrolment.hub.sign)
-    if enrolment.edge_sign != edge_sign:
-        raise RemoteError(Reason.BAD_SIGNATURE, "the answer is for another edge")
+    if enrolment.edge_sign != edge_sign or not hmac.compare_digest(enrolment.proof, proof):
+        raise RemoteError(Reason.BAD_SIGNATURE, "the answer is to another request")
     return enrolment
 
 

@@ -14,7 +14,7 @@ from protocol import cbor
 from protocol.credential import Assurance
 from protocol.errors import LocalError, Reason, RemoteError
 from protocol.identity import KEY_ID_BYTES
-from protocol.sealing import WRAPPED_KEY_BYTES
+from protocol.sealing import MAX_WRAPPED_KEY_BYTES
 
 ID_BYTES: Final = 16
 """An edge, an epoch and a boot are named by 16 bytes each."""
@@ -209,7 +209,7 @@ class EpochHeader:
             parent=_parent(fields.any()),
             software=fields.text("software", 64),
             hub_key=fields.octets("hub key", KEY_ID_BYTES),
-            wrapped_key=fields.octets("wrapped key", WRAPPED_KEY_BYTES),
+            wrapped_key=fields.octets("wrapped key", 1, MAX_WRAPPED_KEY_BYTES),
         )
 
 

@@ -21,6 +21,8 @@ from protocol.identity import OpeningKey, sealing_key
 CONTENT_KEY_BYTES: Final = 32
 WRAPPED_KEY_BYTES: Final = 32 + CONTENT_KEY_BYTES + 16
 """HPKE: 32 bytes encapsulation, the key, 16 bytes tag."""
+MAX_WRAPPED_KEY_BYTES: Final = 256
+"""Room for another suite: the hub's key id tells which one it is."""
 NONCE_BYTES: Final = 12
 PAD_TO: Final = 64
 MAX_SEALED_BYTES: Final = 1024

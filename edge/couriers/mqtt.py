@@ -526,6 +526,7 @@ class Courier:
         session = (state.generation, state.session)
         if state.online and session > self._greeted:
             self._greeted = session
+            self._roster_issued_ms = 0  # the clock of the hub that was may have been ahead
             self._hello()
             self._owner.ask_state()
         return self._sender.hub_state(state, _now())

@@ -13,7 +13,8 @@ edge throw the good one away.
 import json
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -89,6 +90,7 @@ class _Epoch:
     header_bytes: bytes
     mark: Mark
     stored: Mark
+    gaps: list[Gap]
 
     @property
     def key(self) -> tuple[bytes, bytes]:
@@ -188,6 +190,7 @@ class _Run:
         self._rows: list[dict[str, Any]] = []
         self._batches: list[dict[str, Any]] = []
         self._gaps: list[dict[str, Any]] = []
+        self._returned: list[dict[str, Any]] = []
         self._unopened: list[dict[str, Any]] = []
         self._heartbeats: list[dict[str, Any]] = []
         self._rejections: list[dict[str, Any]] = []
@@ -279,11 +282,26 @@ class _Run:
             islands.setdefault(row.epoch_id, []).append(
                 Island(row.first, row.last, row.previous_digest, row.last_digest)
             )
+        gaps: dict[int, list[Gap]] = {}
+        for row in self._conn.execute(
+            select(s.gaps).where(s.gaps.c.epoch_id.in_([row.id for row in rows]))
+        ):
+            gaps.setdefault(row.epoch_id, []).append(
+                Gap(row.first, row.last, row.digest, row.reason)
+            )
         for row in rows:
             device = devices[row.device_id]
             digest = row.through_digest or chain_start(row.header)
             mark = Mark(row.through, digest, tuple(islands.get(row.id, ())))
-            epoch = _Epoch(row.id, device, EpochHeader.decode(row.header), row.header, mark, mark)
+            epoch = _Epoch(
+                id=row.id,
+                device=device,
+                header=EpochHeader.decode(row.header),
+                header_bytes=row.header,
+                mark=mark,
+                stored=mark,
+                gaps=gaps.get(row.id, []),
+            )
             self._epochs[epoch.key] = epoch
 
     def _add_epochs(
@@ -339,8 +357,9 @@ class _Run:
             epoch.mark,
             batch.previous,
             list(link(batch.first, batch.previous, batch.items)),
+            epoch.gaps,
         )
-        rows, gaps, unopened = self._facts(epoch, each, batch.withheld, box, accepted.fresh)
+        rows, gaps, unopened = self._facts(epoch, each, batch, box, accepted.fresh)
         self._touched[epoch.key] = None
         if not accepted.fresh:
             return
@@ -361,6 +380,8 @@ class _Run:
         self._rows += rows
         self._gaps += gaps
         self._unopened += unopened
+        epoch.gaps += [Gap(row["first"], row["last"], row["digest"], row["reason"]) for row in gaps]
+        self._give_back(epoch, batch, accepted.returned)
         self._landed.batches += 1
         self._landed.entries += len(rows)
 
@@ -368,7 +389,7 @@ class _Run:
         self,
         epoch: _Epoch,
         arrived: _Arrived,
-        withheld: Sequence[int],
+        batch: Batch,
         box: SubjectBox | None,
         fresh: Sequence[Link],
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
@@ -379,23 +400,21 @@ class _Run:
         rows: list[dict[str, Any]] = []
         gaps: list[dict[str, Any]] = []
         unopened: list[dict[str, Any]] = []
+        unreadable: list[dict[str, Any]] = []
+        claimed: set[bytes] = set()
         for each in fresh:
             if isinstance(each.item, Gap):
-                gaps.append(
-                    {
-                        "epoch_id": epoch.id,
-                        "first": each.first,
-                        "last": each.last,
-                        "digest": each.digest,
-                        "reason": each.item.reason,
-                    }
-                )
+                stated = Gap(each.first, each.last, each.digest, each.item.reason)
+                gaps.append(_gap_row(epoch.id, stated))
                 continue
             row = _entry_row(epoch.id, each.first, each.item)
             subject = row.pop("subject")
+            if row["problem"] is not None:
+                unreadable.append(row)
             if subject is not None:
+                claimed.add(subject)
                 sealed = arrived.subjects.get(subject)
-                if sealed is None and each.first not in withheld:
+                if sealed is None and each.first not in batch.withheld:
                     raise RemoteError(
                         Reason.DAMAGED_SUBJECTS, f"the subject of entry {each.first} is missing"
                     )
@@ -405,11 +424,28 @@ class _Run:
                     row["subject_state"] = s.SUBJECT_WITHHELD
                 elif credential is None:
                     row["subject_state"] = s.SUBJECT_UNOPENED
-                    unopened.append({"epoch_id": epoch.id, "seq": each.first, "sealed": sealed})
+                    unopened.append(_unopened(row, subject, sealed))
                 else:
                     row["subject_state"] = s.SUBJECT_OPENED
             rows.append(row)
+        if unreadable:
+            unopened += _unclaimed(batch, arrived.subjects, claimed, unreadable)
         return rows, gaps, unopened
+
+    def _give_back(self, epoch: _Epoch, batch: Batch, returned: Sequence[Gap]) -> None:
+        """Entries have come that a gap had stated as lost: it shrinks to what is still missing."""
+        for gap in returned:
+            self._returned.append({"of_epoch": epoch.id, "at": gap.first})
+            self._gaps = [
+                row
+                for row in self._gaps
+                if (row["epoch_id"], row["first"]) != (epoch.id, gap.first)
+            ]
+            epoch.gaps.remove(gap)
+            if gap.first < batch.first:
+                rest = replace(gap, last=batch.first - 1, digest=batch.previous)
+                epoch.gaps.append(rest)
+                self._gaps.append(_gap_row(epoch.id, rest) | {"batch_id": len(self._batches) - 1})
 
     def _heartbeat(self, each: _Arrived, heartbeat: Heartbeat) -> None:
         if each.epoch not in self._epochs:
@@ -456,6 +492,13 @@ class _Run:
                 row["credential_id"] = None if credential is None else credentials[credential]
             for row in self._gaps:
                 row["batch_id"] = batch_ids[row["batch_id"]]
+        if self._returned:
+            self._conn.execute(
+                delete(s.gaps).where(
+                    s.gaps.c.epoch_id == bindparam("of_epoch"), s.gaps.c.first == bindparam("at")
+                ),
+                self._returned,
+            )
         for table, rows in (
             (s.entries, self._rows),
             (s.gaps, self._gaps),
@@ -618,6 +661,51 @@ def _read(message: Message, device: _Device, channel: Up) -> _Arrived:
         case Up.STATE:
             signed = Signed.parse(message.payload, MessageType.HEARTBEAT)
             return _Arrived(message, device, Heartbeat.decode(signed.verify(device.sign_key)))
+
+
+def _gap_row(epoch_id: int, gap: Gap) -> dict[str, Any]:
+    return {
+        "epoch_id": epoch_id,
+        "first": gap.first,
+        "last": gap.last,
+        "digest": gap.digest,
+        "reason": gap.reason,
+    }
+
+
+def _unopened(row: Mapping[str, Any], digest: bytes, sealed: bytes) -> dict[str, Any]:
+    return {
+        "epoch_id": row["epoch_id"],
+        "seq": row["seq"],
+        "digest": digest,
+        "sealed": sealed,
+    }
+
+
+def _unclaimed(
+    batch: Batch,
+    subjects: Mapping[bytes, bytes],
+    claimed: AbstractSet[bytes],
+    unreadable: Sequence[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """The sealed subjects of entries that a later version wrote: kept until it reads them.
+
+    Such an entry names its subjects' digests somewhere in its bytes. Raises
+    RemoteError(DAMAGED_SUBJECTS) where fewer came along than the signed batch states.
+    """
+    entries = b"".join(item for item in batch.items if isinstance(item, bytes))
+    there = [digest for digest in subjects if digest in entries]
+    if len(there) < batch.subjects:
+        raise RemoteError(
+            Reason.DAMAGED_SUBJECTS, f"{len(there)} of {batch.subjects} subjects came along"
+        )
+    kept = []
+    for row in unreadable:
+        for digest in there:
+            if digest not in claimed and digest in row["body"]:
+                row["subject_state"] = s.SUBJECT_UNOPENED
+                kept.append(_unopened(row, digest, subjects[digest]))
+    return kept
 
 
 def _entry_row(epoch_id: int, seq: int, raw: bytes) -> dict[str, Any]:

@@ -58,7 +58,8 @@ SUBJECT_OPENED: Final = 1
 SUBJECT_WITHHELD: Final = 2
 """The edge sent the entry without its sealed subject (it was erased there)."""
 SUBJECT_UNOPENED: Final = 3
-"""The sealed subject could not be opened; it is kept in `unopened_subjects`."""
+"""The sealed subject could not be opened, or belongs to an entry that cannot be read here; it is
+kept in `unopened_subjects`."""
 
 metadata = MetaData(
     naming_convention={
@@ -395,8 +396,10 @@ unopened_subjects = Table(
     metadata,
     _ref("epoch_id", "epochs.id"),
     Column("seq", BigInteger(), nullable=False),
+    # SHA-256 of `sealed`, as the entry states it: an entry may have several subjects.
+    Column("digest", LargeBinary(), nullable=False),
     Column("sealed", LargeBinary(), nullable=False),
-    PrimaryKeyConstraint("epoch_id", "seq"),
+    PrimaryKeyConstraint("epoch_id", "seq", "digest"),
 )
 
 heartbeats = Table(

@@ -22,6 +22,7 @@ from protocol.identity import (
     MessageType,
     OpeningKey,
     SigningKey,
+    enrolment_proof,
 )
 
 HUB_SIGN = SigningKey.generate()
@@ -69,9 +70,14 @@ def server(speak: bytes | Callable[[socket.socket], object]) -> Iterator[str]:
 
 
 def answer_for(
-    edge_sign: bytes, signer: SigningKey = HUB_SIGN, hub: HubKeys = HUB, mqtt: str = "mqtt://h"
+    keys: Keys | None, signer: SigningKey = HUB_SIGN, hub: HubKeys = HUB, mqtt: str = "mqtt://h"
 ) -> bytes:
-    enrolment = Enrolment(bytes(16), "门口", edge_sign, hub, 7, mqtt)
+    """The answer to a request with these keys and CODE; None: to somebody else's."""
+    edge_sign, proof = bytes(32), bytes(32)
+    if keys is not None:
+        edge_sign = keys.sign.public
+        proof = enrolment_proof(CODE.verifier(), edge_sign, keys.seal.public, CODE.fingerprint)
+    enrolment = Enrolment(bytes(16), "门口", edge_sign, hub, 7, mqtt, proof)
     signed = signer.sign(MessageType.ENROLMENT, enrolment.encode())
     return json.dumps({"answer": urlsafe_b64encode(signed).decode()}).encode()
 
@@ -119,7 +125,7 @@ def test_a_hub_that_is_down_can_be_tried_again_with_the_same_keys(tmp_path: Path
     keys = (tmp_path / "keys.json").read_bytes()
     assert "cannot be reached" in refused(tmp_path, f"http://127.0.0.1:{port}")
     assert (tmp_path / "keys.json").read_bytes() == keys
-    with server(http(answer_for(Keys.load(tmp_path).sign.public))) as url:
+    with server(http(answer_for(Keys.load(tmp_path)))) as url:
         assert enrol(tmp_path, url + "/", CODE).name == "门口"
     assert load_enrolment(tmp_path) is not None
     assert (tmp_path / "enrolment.json").stat().st_mode & 0o077 == 0
@@ -152,7 +158,7 @@ def test_a_hub_that_is_down_can_be_tried_again_with_the_same_keys(tmp_path: Path
             b"HTTP/1.1 301 Moved\r\nLocation: https://h.example/\r\nContent-Length: 0\r\n\r\n",
             "sends on to https://h.example/",
         ),
-        (http(answer_for(bytes(32))), "for another edge"),
+        (http(answer_for(None)), "to another request"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(tmp_path: Path, said: bytes, words: str) -> None:
@@ -164,11 +170,11 @@ def test_another_hub_than_the_codes_is_refused(tmp_path: Path) -> None:
     keys = Keys.load_or_make(tmp_path)
     other = SigningKey.generate()
     theirs = HubKeys(other.public, OpeningKey.generate().public)
-    with server(http(answer_for(keys.sign.public, other, theirs))) as url:
+    with server(http(answer_for(keys, other, theirs))) as url:
         assert "another hub answered" in refused(tmp_path, url)
-    with server(http(answer_for(keys.sign.public, other, HUB))) as url:
+    with server(http(answer_for(keys, other, HUB))) as url:
         refused(tmp_path, url)
-    with server(http(answer_for(keys.sign.public, mqtt="http://x"))) as url:
+    with server(http(answer_for(keys, mqtt="http://x"))) as url:
         assert "mqtt" in refused(tmp_path, url)
 
 
@@ -189,7 +195,7 @@ def test_a_hub_that_keeps_silent_or_dribbles_is_given_up(tmp_path: Path, monkeyp
 
 
 def test_who_is_enrolled_stays_so(tmp_path: Path) -> None:
-    with server(http(answer_for(Keys.load_or_make(tmp_path).sign.public))) as url:
+    with server(http(answer_for(Keys.load_or_make(tmp_path)))) as url:
         enrol(tmp_path, url, CODE)
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         with pytest.raises(EnrolError, match=r"enrolled already .*enrolment\.json"):
@@ -201,7 +207,7 @@ def test_an_answer_that_cannot_be_kept_can_be_asked_for_again(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     keys = Keys.load_or_make(tmp_path)
-    with server(http(answer_for(keys.sign.public))) as url:
+    with server(http(answer_for(keys))) as url:
         with monkeypatch.context() as patch:
 
             def full(*_: object) -> None:
@@ -248,7 +254,7 @@ def test_a_damaged_key_file_is_named_and_never_replaced(tmp_path: Path, content:
 def test_a_damaged_enrolment_is_named_and_what_to_do(
     tmp_path: Path, change: dict[str, object]
 ) -> None:
-    with server(http(answer_for(Keys.load_or_make(tmp_path).sign.public))) as url:
+    with server(http(answer_for(Keys.load_or_make(tmp_path)))) as url:
         enrol(tmp_path, url, CODE)
     path = tmp_path / "enrolment.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | change), encoding="utf-8")

@@ -53,7 +53,7 @@ def enrol(
     fingerprint = changed.get("fingerprint", code.fingerprint)
     proof = enrolment_proof(code.verifier(), key.public, SEAL, fingerprint)
     answer = hub_enrol(engine, KEYRING, "mqtt://h", (key.public, SEAL), proof, now_ms)
-    return open_enrolment(answer, code, key.public)
+    return open_enrolment(answer, code, key.public, proof)
 
 
 def refused(engine: Engine, status: int, code: EnrolmentCode, *arguments: Any, **more: Any) -> None:

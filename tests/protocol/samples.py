@@ -113,7 +113,7 @@ ITEMS = (
     encode_entry(DOWN),
 )
 LINKS = tuple(link(1, chain_start(HEADER_BYTES), ITEMS))
-BATCH = Batch(HEADER_BYTES, 1, chain_start(HEADER_BYTES), ITEMS, withheld=(3,))
+BATCH = Batch(HEADER_BYTES, 1, chain_start(HEADER_BYTES), ITEMS, withheld=(3,), subjects=1)
 HELLO = Hello(HEADER_BYTES, ((PARENT_EPOCH, 40, 41), (EPOCH, 1, 9)))
 HEARTBEAT = Heartbeat(
     epoch=EPOCH,
@@ -159,6 +159,7 @@ SEALED_ROSTER = bytes.fromhex(
     "3234e0"
 )
 CODE = EnrolmentCode(0x1_2345_6789_ABCD_EF01, HUB.fingerprint())
+PROOF = enrolment_proof(CODE.verifier(), EDGE_KEY.public, EDGE_SEAL.public, CODE.fingerprint)
 ENROLMENT = Enrolment(
     edge=EDGE,
     name="河东村村民中心",
@@ -166,6 +167,7 @@ ENROLMENT = Enrolment(
     hub=HUB,
     generation=GENERATION,
     mqtt_url="mqtt://hub.example:1883",
+    proof=PROOF,
 )
 
 PARCEL = Parcel(EDGE_KEY.sign(MessageType.BATCH, BATCH.encode()), (SEALED_UID,))
@@ -297,7 +299,7 @@ SAMPLES: Mapping[str, Sample] = {
         "the answer to an enrolment with the code of keys.json",
         "signed-enrolment", ENROLMENT,
         lambda each: HUB_SIGN.sign(MessageType.ENROLMENT, each.encode()),
-        lambda data: open_enrolment(data, CODE, EDGE_KEY.public),
+        lambda data: open_enrolment(data, CODE, EDGE_KEY.public, PROOF),
     ),
 }  # fmt: skip
 
@@ -322,7 +324,6 @@ def plain(value: Any) -> Any:
 
 def keys() -> dict[str, Any]:
     """Keys and what is derived from them without a message of its own."""
-    proof = enrolment_proof(CODE.verifier(), EDGE_KEY.public, EDGE_SEAL.public, CODE.fingerprint)
     return {
         "what": "the keys of every vector, and what follows from them",
         "edge_sign": pair(EDGE_KEY),
@@ -335,7 +336,7 @@ def keys() -> dict[str, Any]:
         "enrolment_secret": f"{CODE.secret:018x}",
         "enrolment_code": str(CODE),
         "enrolment_verifier": CODE.verifier().hex(),
-        "enrolment_proof": proof.hex(),
+        "enrolment_proof": PROOF.hex(),
     }
 
 

@@ -72,7 +72,7 @@ def test_there_are_limits() -> None:
 @pytest.mark.parametrize(
     ("title", "names"),
     [
-        ("Batch", "header first previous entries withheld"),
+        ("Batch", "header first previous entries withheld subjects"),
         ("Hello", "header held"),
         ("Receipt", " ".join(each.name for each in fields(batch.Receipt))),
         ("Hub state", " ".join(each.name for each in fields(batch.HubState))),
@@ -85,7 +85,7 @@ def test_there_are_limits() -> None:
             "edge epoch boot boottime_ms wall_ms trusted parent software hub_key wrapped_key",
         ),
         ("Roster", "edge issued_ms sealed"),
-        ("Enrolment answer", "edge name edge_sign hub_sign hub_seal generation mqtt_url"),
+        ("Enrolment answer", "edge name edge_sign hub_sign hub_seal generation mqtt_url proof"),
     ],
 )
 def test_tables_of_fields_are_in_the_order_of_the_wire(title: str, names: str) -> None:

@@ -31,8 +31,9 @@ SECRETS = st.integers(0, (1 << SECRET_BITS) - 1)
 FINGERPRINTS = st.binary(min_size=FINGERPRINT_BYTES, max_size=FINGERPRINT_BYTES)
 CODES = st.builds(EnrolmentCode, SECRETS, FINGERPRINTS)
 CODE = EnrolmentCode(0x1_2345_6789_ABCD_EF01, HUB.fingerprint())
+PROOF = b"p" * 32
 ANSWER = Enrolment(
-    b"e" * 16, "东门", EDGE_KEY.public, HUB, 1_700_000_000, "mqtt://hub.example:1883"
+    b"e" * 16, "东门", EDGE_KEY.public, HUB, 1_700_000_000, "mqtt://hub.example:1883", PROOF
 )
 
 
@@ -146,12 +147,17 @@ def answer(enrolment: Enrolment = ANSWER, key: SigningKey = HUB_SIGN) -> bytes:
 
 
 def test_the_right_answer_is_taken() -> None:
-    assert open_enrolment(answer(), CODE, EDGE_KEY.public) == ANSWER
+    assert open_enrolment(answer(), CODE, EDGE_KEY.public, PROOF) == ANSWER
 
 
-def refused(data: bytes, code: EnrolmentCode = CODE, edge: bytes = EDGE_KEY.public) -> Reason:
+def refused(
+    data: bytes,
+    code: EnrolmentCode = CODE,
+    edge: bytes = EDGE_KEY.public,
+    proof: bytes = PROOF,
+) -> Reason:
     with pytest.raises(RemoteError) as caught:
-        open_enrolment(data, code, edge)
+        open_enrolment(data, code, edge, proof)
     return caught.value.reason
 
 
@@ -163,7 +169,7 @@ def test_a_foreign_hub_is_refused() -> None:
         HubKeys(sign.public, HUB.seal),
         HubKeys(HUB.seal, HUB.sign),
     ):
-        enrolment = Enrolment(b"e" * 16, "", EDGE_KEY.public, hub, 1, "mqtt://x")
+        enrolment = Enrolment(b"e" * 16, "", EDGE_KEY.public, hub, 1, "mqtt://x", PROOF)
         assert refused(answer(enrolment, sign)) is Reason.BAD_SIGNATURE
         assert refused(answer(enrolment, HUB_SIGN)) is Reason.BAD_SIGNATURE
     # it claims the right keys and does not have them
@@ -172,6 +178,10 @@ def test_a_foreign_hub_is_refused() -> None:
 
 def test_the_answer_to_another_edge_is_refused() -> None:
     assert refused(answer(), edge=SigningKey(b"o" * 32).public) is Reason.BAD_SIGNATURE
+
+
+def test_an_answer_to_an_earlier_request_is_refused() -> None:
+    assert refused(answer(), proof=b"q" * 32) is Reason.BAD_SIGNATURE
 
 
 def test_another_signed_message_is_no_answer() -> None:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 
 import cbor2
 import pytest
@@ -12,7 +13,7 @@ from hub.ingest.landing import Landed, Landing, Message
 from hub.keys import Keyring
 from hub.store import schema as s
 from hub.store.state import begin_generation
-from protocol.batch import Parcel
+from protocol.batch import Parcel, seal_batch
 from protocol.errors import Reason
 from protocol.identity import HubKeys, MessageType, OpeningKey, SigningKey
 from protocol.journal import Gap
@@ -229,6 +230,64 @@ def test_a_stated_gap_lets_the_mark_pass_and_stays_visible(hub: Hub, edge: FakeE
     with hub.engine.begin() as conn:
         [row] = conn.execute(select(s.gaps)).all()
     assert (row.first, row.last, row.reason) == (3, 4, "does not fit its digest")
+
+
+def test_entries_that_were_stated_as_lost_and_found_again_take_the_gap_s_place(
+    hub: Hub, edge: FakeEdge
+) -> None:
+    for number in range(5):
+        edge.tap(uid(number))
+    gap = Gap(3, 5, edge.digests[5], "does not fit its digest")
+    items = (*edge.entries[:2], gap, edge.entries[5])
+    hub.land((edge.topic(), edge.sign(edge.batch(items=items))))
+    assert hub.uids() == [uid(0).value, uid(4).value]
+    # the batch does not reach the gap's end: whether it fits there cannot be told
+    hub.land((edge.topic(), edge.payload(3, 4)))
+    assert hub.uids() == [uid(0).value, uid(4).value]
+    landed = hub.land((edge.topic(), edge.payload(4, 6)))
+    assert not landed.rejected
+    assert hub.uids() == [uid(number).value for number in (0, 2, 3, 4)]
+    with hub.engine.begin() as conn:
+        [row] = conn.execute(select(s.gaps)).all()
+    assert (row.first, row.last, row.digest) == (3, 3, edge.digests[3])
+    hub.land((edge.topic(), edge.payload(3, 3)), (edge.topic(), edge.payload()))
+    assert hub.uids() == [uid(number).value for number in range(5)]
+    assert hub.count(s.gaps) == 0
+    again = hub.land((edge.topic(), edge.payload()))
+    assert again.receipts[0].through == 6
+    assert hub.count(s.entries) == 6
+
+
+def test_a_gap_stated_and_given_back_in_one_landing_leaves_no_hole(
+    hub: Hub, edge: FakeEdge
+) -> None:
+    edge.tap(uid(1))
+    gap = Gap(2, 2, edge.digests[2], "lost")
+    stated = edge.sign(edge.batch(items=(edge.entries[0], gap)))
+    hub.land((edge.topic(), stated), (edge.topic(), edge.payload()))
+    assert hub.uids() == [uid(1).value]
+    assert hub.count(s.gaps) == 0
+
+
+def test_entries_of_a_later_version_keep_their_subjects_or_are_not_receipted(
+    hub: Hub, edge: FakeEdge
+) -> None:
+    seq = len(edge.entries) + 1
+    sealed = [edge.box.seal(seq, uid(number), bytes([number] * 12)) for number in (1, 2)]
+    edge.raw(cbor2.dumps([2, 1, NOW, True, 4, *[sha256(each).digest() for each in sealed]]))
+    whole = seal_batch(edge.batch(), edge.key, sealed)
+    parcel = Parcel.decode(whole)
+    for fewer in (parcel.subjects[:1], (), (parcel.subjects[0], b"other")):
+        landed = hub.land((edge.topic(), Parcel(parcel.signed, fewer).encode()))
+        assert landed.rejected == {Reason.DAMAGED_SUBJECTS: 1}
+        assert not landed.receipts
+    landed = hub.land((edge.topic(), whole))
+    assert landed.receipts[0].through == 2
+    with hub.engine.begin() as conn:
+        kept = conn.execute(select(s.unopened_subjects.c.seq, s.unopened_subjects.c.sealed)).all()
+    assert sorted((row.seq, bytes(row.sealed)) for row in kept) == sorted(
+        (seq, each) for each in sealed
+    )
 
 
 def test_a_subject_lost_on_the_way_is_no_receipt_and_withheld_by_the_edge_is_one(

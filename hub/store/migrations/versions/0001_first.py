@@ -459,9 +459,10 @@ def upgrade() -> None:
         "unopened_subjects",
         sa.Column("epoch_id", KEY, nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(["epoch_id"], ["epochs.id"], name="fk_unopened_subjects_epoch_id"),
-        sa.PrimaryKeyConstraint("epoch_id", "seq", name="pk_unopened_subjects"),
+        sa.PrimaryKeyConstraint("epoch_id", "seq", "digest", name="pk_unopened_subjects"),
     )
     op.create_table(
         "entries",
