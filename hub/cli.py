@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TextIO, cast
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -167,6 +167,18 @@ class _Hub:
             yield cls(settings, keyring, engine)
 
 
+class _Stderr:
+    """Standard error as it is now; that nobody reads it any more is no reason to end a thread."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
 @contextmanager
 def _database(settings: Settings) -> Iterator[Engine]:
     """The engine; what is wrong with the database is told in one line that names it."""
@@ -242,7 +254,7 @@ def serve(config: Config = None) -> None:
             structlog.processors.format_exc_info,
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(cast("TextIO", _Stderr())),
     )
     with _Hub.open(config, migrates=True) as hub:
         run(hub.engine, hub.keyring, hub.settings)

@@ -127,7 +127,8 @@ class Ingest:
         self._thread.join(timeout=5)
 
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        """Whether both threads live, without which nothing is taken in."""
+        return self._thread.is_alive() and self._network.alive()
 
     def trouble(self) -> str:
         """Why the hub does not take in and derive now, without particulars; empty where it does."""
@@ -325,6 +326,9 @@ class _Network:
                 info.wait_for_publish(timeout=2)
             client.disconnect()
         self._thread.join(timeout=5)
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Sends what is repeated anyway when it is lost."""

@@ -311,3 +311,21 @@ def _live_page(hub: Hub, token: str) -> Iterator[Iterator[str]]:
         with client.stream("GET", f"{link[0]}/live") as response:
             assert response.status_code == 200
             yield response.iter_lines()
+
+
+def test_a_hub_whose_log_nobody_reads_goes_on(hub: Hub) -> None:
+    read_end, write_end = os.pipe()
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "shuaka-hub", "serve", "--config", hub.config],
+        stdout=subprocess.DEVNULL,
+        stderr=write_end,
+    )
+    os.close(write_end)
+    os.close(read_end)
+    try:
+        wait_for(hub.healthy, "a healthy hub", 30)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SOON_S) in {0, -signal.SIGTERM}
+    finally:
+        process.kill()
+        process.wait()

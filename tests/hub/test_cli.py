@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from hub.cli import main
 from hub.imports.csvfile import MAX_BYTES
@@ -98,6 +99,7 @@ def cli(
     mask = os.umask(0o022)
     yield cli
     os.umask(mask)
+    structlog.reset_defaults()  # `serve` sets the process's log
 
 
 _made: dict[str, bytes] = {}
