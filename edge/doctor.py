@@ -22,6 +22,8 @@ from protocol.topics import Broker
 LOOK_FOR_READERS_S: Final = 4.0
 HUNG_S: Final = 12.0
 """A service that hangs is told from one that is not there only after a while."""
+SOON_MS: Final = 600_000
+"""An entry that has had no receipt for longer than this is not simply on its way."""
 ENOUGH_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -147,6 +149,8 @@ def _journal(data: Path) -> Iterator[Finding]:
         reader = JournalReader(data)
         problems = list(reader.problems())
         waiting = sum(e.head - max(e.released, e.first - 1) for e in reader.epochs())
+        oldest = reader.oldest_waiting()
+        alarm = reader.alarm()
         reader.close()
     except JournalError as error:
         yield Finding(good=False, what=f"journal: {error}", advice="Keep the file.")
@@ -157,7 +161,29 @@ def _journal(data: Path) -> Iterator[Finding]:
             what=f"journal: {len(problems)} problem(s), the first: {problems[0]}",
             advice="See `shuaka-edge journal verify`; keep the file.",
         )
-    yield Finding(good=True, what=f"journal: {waiting} entries not yet received by the hub")
+    if alarm:
+        yield Finding(
+            good=False,
+            what=f"journal and hub differ: a receipt was not followed ({alarm})",
+            advice="Everything is kept. Was this storage copied, or restored from a backup? Tell "
+            "whoever runs the hub.",
+        )
+    told = f"journal: {waiting} entries not yet received by the hub"
+    age_ms = 0
+    if oldest is not None:
+        clock = SystemClock()
+        boot, at_ms = oldest
+        # What was recorded before this boot is at least as old as it.
+        age_ms = clock.boottime_ms() - (at_ms if boot == clock.boot_id() else 0)
+    if age_ms > SOON_MS:
+        yield Finding(
+            good=False,
+            what=f"{told}, the oldest for {age_ms // 60_000} minutes",
+            advice="They are kept. See that the service runs, and what it says of broker and hub "
+            "(`journalctl -u shuaka-edge`); ask whether the hub runs and has this device active.",
+        )
+    else:
+        yield Finding(good=True, what=told)
 
 
 def _enrolment(config: Config) -> Iterator[Finding]:

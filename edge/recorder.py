@@ -74,6 +74,11 @@ class _NewGeneration:
 
 
 @dataclass(frozen=True, slots=True)
+class _Alarm:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class _NewRoster:
     roster: Roster
 
@@ -88,7 +93,7 @@ class _Stop:
     pass
 
 
-_Event = ReaderEvent | _Release | _NewGeneration | _NewRoster | _AskState | _Stop
+_Event = ReaderEvent | _Release | _NewGeneration | _Alarm | _NewRoster | _AskState | _Stop
 
 
 class Recorder:
@@ -177,6 +182,9 @@ class Recorder:
     def new_generation(self, generation: int) -> None:
         self._events.put(_NewGeneration(generation))
 
+    def alarm(self, reason: str) -> None:
+        self._events.put(_Alarm(reason))
+
     def new_roster(self, roster: Roster) -> None:
         self._events.put(_NewRoster(roster))
 
@@ -243,6 +251,10 @@ class Recorder:
                 self._commit()
                 if self._journal is not None:
                     self._journal.new_generation(generation)
+            case _Alarm(reason):
+                self._commit()
+                if self._journal is not None:
+                    self._journal.alarm(reason)
             case _NewRoster(roster):
                 self._roster = roster
             case _AskState(at):

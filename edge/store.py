@@ -73,7 +73,7 @@ CREATE TABLE entries (
     sealed BLOB,
     PRIMARY KEY (epoch_id, seq)
 ) WITHOUT ROWID;
-CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE state (name TEXT PRIMARY KEY, value NOT NULL);
 """
 
 
@@ -136,6 +136,7 @@ class Journal:
         self._box = box
         self._next_digest = self.digest
         self._releases: dict[bytes, int] = {}
+        self._alarm = ""
 
     @classmethod
     def open(cls, data: Path, owner: Owner, boot: bytes, now: Stamp) -> Self:
@@ -201,6 +202,7 @@ class Journal:
                     (epoch, journal.header_bytes, journal.digest),
                 ).fetchone()
                 db.execute("INSERT INTO header_copies VALUES (?, ?)", (epoch, journal.header_bytes))
+                db.execute("DELETE FROM state WHERE name = 'alarm'")
                 journal._write([ClockSample(now)])
         except sqlite3.Error as error:
             raise JournalError(f"{path}: {error}") from error
@@ -249,13 +251,25 @@ class Journal:
         try:
             with _transaction(self._db):
                 self._db.execute("UPDATE epochs SET released = 0")
-                self._db.execute(
-                    "INSERT INTO state VALUES ('generation', ?)"
-                    " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                    (generation,),
-                )
+                self._db.execute("REPLACE INTO state VALUES ('generation', ?)", (generation,))
+                self._db.execute("DELETE FROM state WHERE name = 'alarm'")
         except sqlite3.Error as error:
             raise JournalError(f"{self.path}: {error}") from error
+        self._alarm = ""
+
+    def alarm(self, reason: str) -> None:
+        """Keeps for the doctor that journal and hub differ, until the next epoch or generation.
+
+        Raises JournalError.
+        """
+        if reason == self._alarm:
+            return
+        try:
+            with _transaction(self._db):
+                self._db.execute("REPLACE INTO state VALUES ('alarm', ?)", (reason,))
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: {error}") from error
+        self._alarm = reason
 
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
@@ -344,6 +358,27 @@ class JournalReader:
         with self._errors():
             row = self._db.execute("SELECT value FROM state WHERE name = 'generation'").fetchone()
             return int(row[0]) if row else 0
+
+    def alarm(self) -> str:
+        """Why a receipt was not followed since the last start, if journal and hub differ."""
+        with self._errors():
+            row = self._db.execute("SELECT value FROM state WHERE name = 'alarm'").fetchone()
+            return str(row[0]) if row else ""
+
+    def oldest_waiting(self) -> tuple[bytes, int] | None:
+        """(boot, milliseconds since that boot) of the oldest readable entry without a receipt."""
+        for held in self.epochs():
+            with self._errors():
+                row = self._db.execute(
+                    "SELECT entry FROM entries JOIN epochs ON id = epoch_id"
+                    " WHERE epoch = ? AND seq > released ORDER BY seq LIMIT 1",
+                    (held.epoch,),
+                ).fetchone()
+            with contextlib.suppress(RemoteError):
+                if row is not None:
+                    boot = EpochHeader.decode(held.header).boot
+                    return boot, decode_entry(row[0]).at.boottime_ms
+        return None
 
     def epochs(self) -> list[Held]:
         """All epochs, oldest first."""

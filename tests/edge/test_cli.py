@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from edge import doctor
 from edge.cli import main
 from edge.enrol import Keys
 from edge.store import Journal, Owner
 from protocol.identity import EnrolmentCode, OpeningKey
-from protocol.journal import Stamp
+from protocol.journal import ClockSample, Stamp
+from tests.fakes.clock import FakeClock
 
 CODE = str(EnrolmentCode(1, bytes(10)))
 OWNER = Owner(bytes(16), OpeningKey.generate().public)
@@ -152,10 +154,10 @@ def test_another_user_is_told_so(cli: Cli) -> None:
         with ordinary_user():
             for command in COMMANDS[1:4]:
                 cli(*command).refused(str(cli.data), "Permission denied")
-            doctor = cli("doctor")
-        assert doctor.status == 1
-        assert "Permission denied" in doctor.out
-        assert "the service's user" in doctor.out
+            answer = cli("doctor")
+        assert answer.status == 1
+        assert "Permission denied" in answer.out
+        assert "the service's user" in answer.out
     finally:
         cli.data.chmod(0o700)
 
@@ -192,8 +194,7 @@ def test_a_journal_that_is_none_is_named_and_kept(cli: Cli) -> None:
         path.write_bytes(content)
         for what in ("list", "verify"):
             cli("journal", what).refused(str(path))
-        doctor = cli("doctor")
-        assert f"TODO journal: {path}" in doctor.out
+        assert f"TODO journal: {path}" in cli("doctor").out
         assert path.read_bytes() == content
     path.unlink()
     with sqlite3.connect(path) as db:
@@ -254,6 +255,55 @@ def test_the_doctor_changes_nothing(cli: Cli) -> None:
     assert "TODO" in cli("doctor").out
     before.pop(cli.data / "keys.json")
     assert {path: path.read_bytes() for path in cli.data.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("boot", "uptime_s", "recorded_s", "minutes"),
+    [
+        (b"boot-boot-boot-1", 5_000, 5_000 - 599, None),
+        (b"boot-boot-boot-1", 5_000, 5_000 - 601, 10),
+        (b"an earlier boot.", 599, 100_000, None),
+        (b"an earlier boot.", 3_601, 100_000, 60),
+    ],
+)
+def test_the_doctor_is_not_content_while_nothing_reaches_the_hub(
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    boot: bytes,
+    uptime_s: int,
+    recorded_s: int,
+    minutes: int | None,
+) -> None:
+    monkeypatch.setattr(doctor, "SystemClock", lambda *_: FakeClock(uptime_s * 1_000))
+    stamp = Stamp(recorded_s * 1_000, 2, trusted=True)
+    journal = Journal.open(cli.data, OWNER, boot, Stamp(0, 2, trusted=True))
+    journal.append([ClockSample(stamp)])
+    journal.release(journal.epoch, 1)
+    journal.flush()
+    told = "journal: 1 entries not yet received by the hub"
+    if minutes is None:
+        assert f"ok   {told}\n" in cli("doctor").out
+    else:
+        assert f"TODO {told}, the oldest for {minutes} minutes\n" in cli("doctor").out
+    journal.release(journal.epoch, 2)
+    journal.flush()
+    assert "ok   journal: 0 entries" in cli("doctor").out
+    journal.close()
+
+
+def test_the_doctor_tells_that_journal_and_hub_differ_until_that_is_over(cli: Cli) -> None:
+    journal = Journal.open(cli.data, OWNER, bytes(16), Stamp(1, 2, trusted=True))
+    words = "TODO journal and hub differ: a receipt was not followed (digest_differs)"
+    assert words not in cli("doctor").out
+    journal.alarm("digest_differs")
+    assert words in cli("doctor").out
+    journal.new_generation(2)
+    assert words not in cli("doctor").out
+    journal.alarm("digest_differs")
+    journal.close()
+    assert words in cli("doctor").out
+    cli.journal()
+    assert words not in cli("doctor").out
 
 
 def test_the_doctor_tells_of_the_journal_of_a_former_enrolment(cli: Cli) -> None:

@@ -530,6 +530,15 @@ def test_a_stop_without_a_journal_makes_no_statement(place: Place) -> None:
     place.data.unlink()
 
 
+def test_that_journal_and_hub_differ_is_kept_for_the_doctor(place: Place) -> None:
+    place.start()
+    place.recorder.alarm("beyond_head")
+    place.wait_idle()
+    reader = JournalReader(place.data)
+    assert reader.alarm() == "beyond_head"
+    reader.close()
+
+
 def test_it_ends_with_no_thread_and_no_file_left(tmp_path: Path) -> None:
     def files() -> set[str]:
         found = set()
