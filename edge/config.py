@@ -6,17 +6,15 @@ A mistake is refused with file, key and what is expected there; an unknown key i
 import tomllib
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from edge.clock import Trust
 from edge.readers.pcsc import DEFAULT_READ_TIMEOUT_MS
 from edge.taps import DEFAULT_WINDOW_MS
+from protocol.topics import Broker
 
 DEFAULT_DATA: Final = "/var/lib/shuaka-edge"
-
-_MQTT_SCHEMES: Final = ("mqtt", "mqtts")
 
 
 class ConfigError(Exception):
@@ -90,8 +88,11 @@ def load(path: Path) -> Config:
         config = msgspec.convert(document, Config, dec_hook=_folder)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {_plain(str(error))}") from error
-    if config.mqtt.url is not None:
-        _check_mqtt_url(path, config.mqtt.url)
+    try:
+        if config.mqtt.url is not None:
+            Broker.parse(config.mqtt.url)
+    except ValueError as error:
+        raise ConfigError(f"{path}: mqtt.url: {error}") from error
     data = path.absolute().parent / config.edge.data
     return msgspec.structs.replace(config, edge=EdgeSection(data))
 
@@ -110,17 +111,3 @@ def _folder(wanted: type, value: object) -> Path:
     if wanted is Path and isinstance(value, str) and value and value.isprintable():
         return Path(value)
     raise ValueError("Expected the path of a folder, in quotes")
-
-
-def _check_mqtt_url(path: Path, url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        complete = parts.scheme in _MQTT_SCHEMES and parts.hostname
-        extra = parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username
-        _ = parts.port
-    except ValueError:
-        complete, extra = None, True
-    if not complete or extra:
-        raise ConfigError(
-            f"{path}: mqtt.url: Expected `mqtt://host` or `mqtt://host:port` and nothing more"
-        )

@@ -61,11 +61,21 @@ class Broker:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Raises ValueError with what is wrong."""
-        parts = urlsplit(url)
-        if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname:
-            raise ValueError(f"{url!r} is not mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
-        if parts.username or parts.password or parts.path.strip("/") or parts.query:
-            raise ValueError(f"{url!r}: only scheme, host and port belong here")
+        """Raises ValueError, which does not repeat `url`: there may be a password in it."""
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = port = None
+        if (
+            not host
+            or port == 0
+            or parts.scheme not in {"mqtt", "mqtts"}
+            or "@" in parts.netloc
+            or parts.path.strip("/")
+            or parts.query
+            or parts.fragment
+        ):
+            raise ValueError("Expected mqtt://HOST[:PORT] or mqtts://HOST[:PORT] and nothing more")
         tls = parts.scheme == "mqtts"
-        return cls(parts.hostname, parts.port or (8883 if tls else 1883), tls)
+        return cls(host, port or (8883 if tls else 1883), tls)

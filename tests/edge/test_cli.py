@@ -16,8 +16,9 @@ from edge import doctor
 from edge.cli import main
 from edge.enrol import Keys
 from edge.store import Journal, Owner
+from protocol import cbor
 from protocol.identity import EnrolmentCode, OpeningKey
-from protocol.journal import ClockSample, Stamp
+from protocol.journal import EARLIEST_WALL_MS, MAX_TIME_MS, ClockSample, Stamp
 from tests.fakes.clock import FakeClock
 
 CODE = str(EnrolmentCode(1, bytes(10)))
@@ -229,6 +230,25 @@ def test_listing_takes_the_last(cli: Cli) -> None:
     assert cli("journal", "list").out.count("\n") == 14
     lines = cli("journal", "list", "--last", "4").out.splitlines()
     assert [line.split()[1] for line in lines] == ["11", "1", "2", "3"]
+
+
+def test_no_time_is_too_early_or_late_to_be_listed(cli: Cli) -> None:
+    journal = Journal.open(cli.data, OWNER, bytes(16), Stamp(1, 2, trusted=True))
+    journal.append(
+        [ClockSample(Stamp(1, at, trusted=True)) for at in (EARLIEST_WALL_MS, MAX_TIME_MS)]
+    )
+    journal.close()
+    with sqlite3.connect(cli.data / "journal.db") as db:
+        later = cbor.encode([3, 1, 1 << 62, True])  # as no clock of this version tells it
+        db.execute("INSERT INTO entries VALUES (1, 4, ?, zeroblob(32), NULL)", (later,))
+    db.close()
+    lines = cli("journal", "list").out.splitlines()
+    assert [line.split()[2].lstrip("0") for line in lines] == [
+        "1970-01-01",
+        "855-01-19",
+        "6429-10-17",
+        "unreadable:",
+    ]
 
 
 def test_damage_is_found_and_the_file_left_as_it_is(cli: Cli) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from edge.clock import Trust
 from edge.config import Config, ConfigError, load
+from protocol.topics import Broker
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -70,10 +71,6 @@ def test_a_relative_folder_is_the_files_and_not_the_shells(
         ("edge = 3", ["edge", "a section", "int"]),
         ("[edge]\ndata = 3", ["edge.data", "path of a folder"]),
         ('[edge]\ndata = ""', ["edge.data", "path of a folder"]),
-        ("[mqtt]\nurl = 'broker'", ["mqtt.url", "mqtt://host"]),
-        ("[mqtt]\nurl = 'mqtt://user:secret@host'", ["mqtt.url", "mqtt://host"]),
-        ("[mqtt]\nurl = 'mqtt://host:99999'", ["mqtt.url", "mqtt://host"]),
-        ("[mqtt]\nurl = 'http://host'", ["mqtt.url", "mqtt://host"]),
         ("[edge]\n[mqtt]\nurl = mqtt", ["is not TOML", "line 3"]),
         ("[edge]\ndata = 'a'\ndata = 'b'", ["is not TOML"]),
     ],
@@ -100,3 +97,43 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_deep_file_is_refused_and_does_not_crash(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not TOML"):
         load(written(tmp_path, "edge = " + "[" * 100_000))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "broker",
+        "http://host",
+        "mqtt://",
+        "mqtt://host:99999",
+        "mqtt://host:x",
+        "mqtt://host:0",
+        "mqtt://[host",
+        "mqtt://user:secret@host",
+        "mqtt://:secret@host",
+        "mqtt://@host",
+        "mqtt://host/secret",
+        "mqtt://host?secret",
+        "mqtt://host#secret",
+    ],
+)
+def test_a_broker_that_the_daemon_could_not_use_is_refused_here(tmp_path: Path, url: str) -> None:
+    path = written(tmp_path, f"[mqtt]\nurl = '{url}'")
+    with pytest.raises(ConfigError) as refused:
+        load(path)
+    assert str(refused.value).startswith(f"{path}: mqtt.url: Expected mqtt://HOST")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "broker"),
+    [
+        ("mqtt://host", Broker("host", 1883, tls=False)),
+        ("mqtts://host/", Broker("host", 8883, tls=True)),
+        ("mqtt://[::1]:1884", Broker("::1", 1884, tls=False)),
+    ],
+)
+def test_a_broker_that_it_can_use_is_taken(tmp_path: Path, url: str, broker: Broker) -> None:
+    assert load(written(tmp_path, f"[mqtt]\nurl = '{url}'")).mqtt.url == url
+    assert Broker.parse(url) == broker
