@@ -62,11 +62,13 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
     def trusted(self) -> bool:
-        """With Trust.AUTO: whether the kernel's STA_UNSYNC is clear, or timesyncd left its mark.
+        """With Trust.AUTO: whether the kernel's STA_UNSYNC is clear.
 
         The kernel boots with STA_UNSYNC set; chrony, ntpd and timesyncd clear it when they have
         set the time, and the kernel sets it again when they have been silent too long (the
-        estimated error passes 16 s). A clock set by hand does not count.
+        estimated error passes 16 s) or somebody sets the clock by hand. Only where the kernel does
+        not say (some containers forbid to ask) timesyncd's mark counts, which stays until the next
+        boot whatever happens to the clock.
         """
         match self._trust:
             case Trust.ALWAYS:
@@ -74,7 +76,8 @@ class SystemClock:
             case Trust.NEVER:
                 return False
             case Trust.AUTO:
-                return _kernel_synchronized() or _TIMESYNC_MARK.exists()
+                synchronized = _kernel_synchronized()
+                return _TIMESYNC_MARK.exists() if synchronized is None else synchronized
 
     def boot_id(self) -> bytes:
         """/proc/sys/kernel/random/boot_id as its 16 bytes."""
@@ -107,8 +110,10 @@ class _Timex(ctypes.Structure):
 _libc: Final = ctypes.CDLL(None)
 
 
-def _kernel_synchronized() -> bool:
-    """STA_UNSYNC is clear; False where the kernel does not say (some containers forbid it)."""
+def _kernel_synchronized() -> bool | None:
+    """Whether STA_UNSYNC is clear; None where the kernel does not say."""
     timex = _Timex()  # modes = 0: only read
     state: int = _libc.adjtimex(ctypes.byref(timex))
-    return state not in {-1, _TIME_ERROR} and not timex.status & _STA_UNSYNC
+    if state == -1:
+        return None
+    return state != _TIME_ERROR and not timex.status & _STA_UNSYNC

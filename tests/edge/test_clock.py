@@ -39,11 +39,13 @@ def test_the_operators_word_wins() -> None:
         (0, 0x0040, False, False),
         (5, 0x0000, False, False),
         (-1, 0x0000, False, False),
-        (5, 0x0040, True, True),
+        (5, 0x0040, True, False),  # set by hand since, or long without a word
+        (0, 0x0040, True, False),
+        (0, 0x2001, True, True),
         (-1, 0x0000, True, True),
     ],
 )
-def test_auto_asks_the_kernel_and_timesyncd(
+def test_auto_asks_the_kernel_and_timesyncd_only_where_that_is_silent(
     returned: int,
     status: int,
     marked: bool,
