@@ -10,29 +10,29 @@ It decides nothing itself: that is `hub.domain.attendance`. It deletes no fact.
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from sqlalchemy import (
-    ColumnElement,
+    CompoundSelect,
     Connection,
     Row,
     Select,
     and_,
     bindparam,
     delete,
+    exists,
     func,
     not_,
     select,
     text,
     tuple_,
-    union_all,
+    union,
     update,
 )
 
 from hub.domain.attendance import (
-    MINUTE_MS,
     Calendar,
     CheckIn,
     Meeting,
@@ -46,25 +46,26 @@ from hub.domain.attendance import (
 )
 from hub.domain.terms import Body, MeetingKind, Outcome, Verdict
 from hub.store import schema as s
-from hub.store.bulk import insert_rows
-from hub.store.clocks import SAME_EPOCH, Boot, date_by, samples_of
+from hub.store.bulk import chunks, insert_rows
+from hub.store.clocks import (
+    SAME_EPOCH,
+    Boot,
+    believed,
+    date_by,
+    is_believed,
+    not_before,
+    samples_of,
+    undated,
+)
 from protocol.journal import KIND_TAP
 from protocol.timekeeping import Dated, Sample
-
-CHUNK: Final = 5000
-"""How many keys one statement names at most: both databases take some 32,000."""
 
 STEP: Final = 25
 """Batches a step: no more than some 10,000 taps, for whose time ingest waits."""
 
-FOLLOWED_MS: Final = 24 * 60 * MINUTE_MS
-"""How long after its end a meeting's page follows what its devices send."""
-
 _REBUILD_TAPS: Final = 20_000
 _LOCK: Final = 0x64657269  # an arbitrary key for PostgreSQL's advisory lock
 _REPORTED: Final = 100
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +97,21 @@ def derive_batch(conn: Connection, limit: int = STEP) -> Step:
     ).all()
     if not batch_ids and not heartbeat_ids:
         return Step(0, 0, 0, ())
-    rows = {(row.epoch_id, row.seq): row for row in _taps_of_batches(conn, batch_ids)}
-    for row in _untrusted_taps(conn, _boots(conn, batch_ids, heartbeat_ids)):
-        rows[row.epoch_id, row.seq] = row
+    spans = _spans(conn, batch_ids)
+    rows = {
+        (row.epoch_id, row.seq): row
+        for taps in (
+            _taps_in(conn, spans),
+            _taps_dated_by(conn, spans, batch_ids, heartbeat_ids),
+            _undated_taps_after(conn, spans, heartbeat_ids),
+        )
+        for row in taps
+    }
     changed, meetings = _derive(conn, list(rows.values()))
-    meetings |= _followed(conn, batch_ids, heartbeat_ids)
     for table, ids in ((s.batches, batch_ids), (s.heartbeats, heartbeat_ids)):
-        for part in _chunks(ids):
+        for part in chunks(ids):
             conn.execute(update(table).where(table.c.id.in_(part)).values(derived=True))
-    for part in _chunks(sorted(meetings)):
+    for part in chunks(sorted(meetings)):
         conn.execute(
             update(s.meetings)
             .where(s.meetings.c.id.in_(part))
@@ -119,6 +126,9 @@ def rebuild(conn: Connection) -> int:
     Also what follows a change of registers: every meeting's `change` grows.
     """
     lock(conn)
+    # Before anything is read: what ingest commits from now on stays to be derived.
+    conn.execute(update(s.batches).where(text("NOT derived")).values(derived=True))
+    conn.execute(update(s.heartbeats).where(text("NOT derived")).values(derived=True))
     conn.execute(delete(s.readings))
     conn.execute(delete(s.check_ins))
     taps = 0
@@ -134,10 +144,8 @@ def rebuild(conn: Connection) -> int:
         last = (rows[-1].epoch_id, rows[-1].seq)
         taps += len(rows)
         _read_taps(conn, rows)
-    for part in _chunks(conn.scalars(select(s.meetings.c.id).order_by(s.meetings.c.id)).all()):
+    for part in chunks(conn.scalars(select(s.meetings.c.id).order_by(s.meetings.c.id)).all()):
         _write_check_ins(conn, part, _calendar(conn, part))
-    conn.execute(update(s.batches).where(text("NOT derived")).values(derived=True))
-    conn.execute(update(s.heartbeats).where(text("NOT derived")).values(derived=True))
     conn.execute(update(s.meetings).values(change=s.meetings.c.change + 1))
     return taps
 
@@ -211,54 +219,152 @@ _TAPS: Final[Select[Any]] = (
 )
 
 
-def _taps_of_batches(conn: Connection, batch_ids: Sequence[int]) -> Iterator[Row[Any]]:
-    # Not by `batch_id`: an entry that several batches brought belongs to the first of them. And not
-    # by a join: a planner without statistics reads the whole epoch for each batch.
+def _spans(conn: Connection, batch_ids: Sequence[int]) -> list[tuple[int, int, int]]:
+    """The batches' entries as (epoch's id, first, last), in order and without overlaps.
+
+    Not by `batch_id`: an entry that several batches brought belongs to the first of them.
+    """
     b = s.batches.c
-    spans: list[list[int]] = []
+    spans: list[tuple[int, int, int]] = []
     for epoch_id, first, last in conn.execute(
         select(b.epoch_id, b.first, b.last).where(b.id.in_(batch_ids)).order_by(b.epoch_id, b.first)
     ).all():
         if spans and spans[-1][0] == epoch_id and first <= spans[-1][2] + 1:
-            spans[-1][2] = max(spans[-1][2], last)
+            spans[-1] = (epoch_id, spans[-1][1], max(spans[-1][2], last))
         else:
-            spans.append([epoch_id, first, last])
+            spans.append((epoch_id, first, last))
+    return spans
+
+
+def _taps_in(conn: Connection, spans: Sequence[tuple[int, int, int]]) -> Iterator[Row[Any]]:
+    # Not by a join: a planner without statistics reads the whole epoch for each batch.
     for epoch_id, first, last in spans:
         yield from conn.execute(
             _TAPS.where(s.entries.c.epoch_id == epoch_id, s.entries.c.seq.between(first, last))
         ).all()
 
 
-def _boots(conn: Connection, batch_ids: Sequence[int], heartbeat_ids: Sequence[int]) -> set[Boot]:
-    by_batch = select(s.epochs.c.device_id, s.epochs.c.boot_id).join(
-        s.batches, s.batches.c.epoch_id == s.epochs.c.id
-    )
-    by_heartbeat = (
-        select(s.epochs.c.device_id, s.epochs.c.boot_id)
+def _taps_dated_by(
+    conn: Connection,
+    spans: Sequence[tuple[int, int, int]],
+    batch_ids: Sequence[int],
+    heartbeat_ids: Sequence[int],
+) -> Iterator[Row[Any]]:
+    """The untrusted taps that trusted readings among these batches and heartbeats may date anew."""
+    e, h = s.epochs.c, s.heartbeats.c
+    boots = {
+        row.id: (row.device_id, row.boot_id)
+        for row in conn.execute(
+            select(e.id, e.device_id, e.boot_id).where(e.id.in_(_epochs_of(spans, heartbeat_ids)))
+        )
+    }
+    # Mostly there are none, and nothing more is asked.
+    waiting: dict[Boot, list[int]] = defaultdict(list)
+    for part in chunks(sorted(set(boots.values())), 400):
+        for row in conn.execute(
+            select(e.id, e.device_id, e.boot_id).where(
+                tuple_(e.device_id, e.boot_id).in_(part),
+                exists().where(s.entries.c.epoch_id == e.id, text("NOT entries.trusted")),
+            )
+        ):
+            waiting[row.device_id, row.boot_id].append(row.id)
+    if not waiting:
+        return
+    seen: dict[Boot, list[int]] = defaultdict(list)
+    for epoch_id, first, last in spans:
+        if boots[epoch_id] in waiting:
+            seen[boots[epoch_id]] += conn.scalars(
+                select(s.entries.c.boottime_ms).where(
+                    s.entries.c.epoch_id == epoch_id,
+                    s.entries.c.seq.between(first, last),
+                    s.entries.c.trusted,
+                )
+            )
+    for row in conn.execute(
+        select(e.device_id, e.boot_id, h.boottime_ms)
         .join(s.heartbeats, SAME_EPOCH)
-        .where(s.heartbeats.c.trusted)
-    )
-    found: set[Boot] = set()
-    for query in (
-        by_batch.where(s.batches.c.id.in_(batch_ids)),
-        by_heartbeat.where(s.heartbeats.c.id.in_(heartbeat_ids)),
+        .where(h.id.in_(heartbeat_ids), h.trusted)
     ):
-        found.update((row.device_id, row.boot_id) for row in conn.execute(query.distinct()))
-    return found
+        seen[row.device_id, row.boot_id].append(row.boottime_ms)
+    # An epoch's opening counts with its first batch.
+    for row in conn.execute(
+        select(e.device_id, e.boot_id, e.opened_boottime_ms)
+        .join(s.batches, s.batches.c.epoch_id == e.id)
+        .where(e.opened_trusted, e.id.in_({epoch_id for epoch_id, *_ in spans}))
+        .group_by(e.id)
+        .having(func.min(s.batches.c.id).in_(batch_ids))
+    ):
+        seen[row.device_id, row.boot_id].append(row.opened_boottime_ms)
+    for boot, epoch_ids in waiting.items():
+        if seen[boot]:
+            yield from _untrusted_taps(conn, boot, epoch_ids, min(seen[boot]), max(seen[boot]))
 
 
-def _untrusted_taps(conn: Connection, boots: Iterable[Boot]) -> Iterator[Row[Any]]:
-    for part in _chunks(sorted(boots), 400):
+def _untrusted_taps(
+    conn: Connection, boot: Boot, epoch_ids: Sequence[int], low: int, high: int
+) -> Iterator[Row[Any]]:
+    """Those that may be nearest to a reading from `low` to `high`, by the heartbeats around it."""
+    h = s.heartbeats.c
+    others = (
+        select(h.boottime_ms)
+        .join(s.epochs, SAME_EPOCH)
+        .where(
+            s.epochs.c.device_id == boot[0],
+            s.epochs.c.boot_id == boot[1],
+            h.trusted,
+            is_believed(h.wall_ms, h.received_ms),
+        )
+    )
+    below = conn.scalar(others.where(h.boottime_ms < low).order_by(h.boottime_ms.desc()).limit(1))
+    above = conn.scalar(others.where(h.boottime_ms > high).order_by(h.boottime_ms).limit(1))
+    boottime = s.entries.c.boottime_ms
+    for part in chunks(epoch_ids):
         yield from conn.execute(
             _TAPS.where(
                 text("NOT entries.trusted"),
-                s.entries.c.epoch_id.in_(select(s.epochs.c.id).where(_is_boot(part))),
+                s.entries.c.epoch_id.in_(part),
+                *([] if below is None else [boottime >= below]),
+                *([] if above is None else [boottime <= above]),
             )
+        ).all()
+
+
+def _undated_taps_after(
+    conn: Connection, spans: Sequence[tuple[int, int, int]], heartbeat_ids: Sequence[int]
+) -> Iterator[Row[Any]]:
+    """The undated taps of the epochs that follow these: what bounds them may have grown."""
+    later, r = s.epochs.alias("later"), s.readings.c
+    following = conn.scalars(
+        select(later.c.id)
+        .join(
+            s.epochs,
+            and_(
+                later.c.device_id == s.epochs.c.device_id,
+                later.c.parent_epoch == s.epochs.c.epoch,
+            ),
         )
+        .where(s.epochs.c.id.in_(_epochs_of(spans, heartbeat_ids)))
+    ).all()
+    for part in chunks(following):
+        keys = conn.execute(
+            select(r.epoch_id, r.seq).where(r.at_ms.is_(None), r.epoch_id.in_(part))
+        ).all()
+        for some in chunks([tuple(key) for key in keys], 400):
+            yield from conn.execute(
+                _TAPS.where(tuple_(s.entries.c.epoch_id, s.entries.c.seq).in_(some))
+            ).all()
 
 
-def _is_boot(boots: Sequence[Boot]) -> ColumnElement[bool]:
-    return tuple_(s.epochs.c.device_id, s.epochs.c.boot_id).in_(boots)
+def _epochs_of(
+    spans: Sequence[tuple[int, int, int]], heartbeat_ids: Sequence[int]
+) -> CompoundSelect[Any]:
+    """Ids of the epochs of batches, and of those of which a heartbeat brings a trusted reading."""
+    return union(
+        select(s.epochs.c.id).where(s.epochs.c.id.in_({epoch_id for epoch_id, *_ in spans})),
+        select(s.epochs.c.id)
+        .join(s.heartbeats, SAME_EPOCH)
+        .where(s.heartbeats.c.id.in_(heartbeat_ids), s.heartbeats.c.trusted),
+    )
 
 
 def _samples(conn: Connection, rows: Sequence[Row[Any]]) -> dict[Boot, list[Sample]]:
@@ -268,11 +374,16 @@ def _samples(conn: Connection, rows: Sequence[Row[Any]]) -> dict[Boot, list[Samp
     )
 
 
-def _date(row: Row[Any], samples: dict[Boot, list[Sample]]) -> Dated:
-    if row.trusted:
+def _date(
+    row: Row[Any], samples: Mapping[Boot, Sequence[Sample]], bounds: Mapping[int, int | None]
+) -> Dated:
+    earliest_ms = bounds[row.epoch_id]
+    if not row.trusted:
+        boot = (row.device_id, row.boot_id)
+        return date_by(samples.get(boot, ()), row.boottime_ms, earliest_ms, row.received_ms)
+    if believed(row.wall_ms, row.received_ms):
         return Dated(row.wall_ms, row.wall_ms)
-    boot = (row.device_id, row.boot_id)
-    return date_by(samples[boot], row.boottime_ms, row.received_ms)
+    return undated(earliest_ms, row.received_ms)
 
 
 class _Dated:
@@ -295,7 +406,7 @@ def _places(conn: Connection, device_ids: Iterable[int]) -> _Dated:
     """Venue by device."""
     held = _Dated()
     p = s.placements.c
-    for part in _chunks(sorted(set(device_ids))):
+    for part in chunks(sorted(set(device_ids))):
         for row in conn.execute(
             select(p.device_id, p.venue_id, p.valid_from_ms, p.valid_to_ms).where(
                 p.device_id.in_(part)
@@ -309,7 +420,7 @@ def _holders(conn: Connection, credential_ids: Iterable[int]) -> _Dated:
     """Member by credential."""
     held = _Dated()
     b = s.bindings.c
-    for part in _chunks(sorted(set(credential_ids))):
+    for part in chunks(sorted(set(credential_ids))):
         for row in conn.execute(
             select(s.credentials.c.id, b.member_id, b.valid_from_ms, b.valid_to_ms)
             .join(s.bindings, b.card_id == s.credentials.c.card_id)
@@ -328,7 +439,7 @@ def _touched(conn: Connection, points: Iterable[tuple[int, int]]) -> set[int]:
         times.sort()
     m = s.meetings.c
     found: set[int] = set()
-    for part in _chunks(sorted(by_venue)):
+    for part in chunks(sorted(by_venue)):
         for row in conn.execute(
             select(m.id, m.venue_id, m.opens_ms, m.ends_ms).where(
                 not_(m.cancelled),
@@ -344,36 +455,11 @@ def _touched(conn: Connection, points: Iterable[tuple[int, int]]) -> set[int]:
     return found
 
 
-def _followed(conn: Connection, batch_ids: Sequence[int], heartbeat_ids: Sequence[int]) -> set[int]:
-    """The meetings whose completeness somebody may be watching as these come in."""
-    heard = union_all(
-        select(s.epochs.c.device_id, s.batches.c.received_ms)
-        .join(s.epochs, s.epochs.c.id == s.batches.c.epoch_id)
-        .where(s.batches.c.id.in_(batch_ids)),
-        select(s.heartbeats.c.device_id, s.heartbeats.c.received_ms).where(
-            s.heartbeats.c.id.in_(heartbeat_ids)
-        ),
-    ).subquery("heard")
-    m = s.meetings.c
-    return set(
-        conn.scalars(
-            select(m.id)
-            .join(s.placements, s.placements.c.venue_id == m.venue_id)
-            .join(heard, heard.c.device_id == s.placements.c.device_id)
-            .where(
-                m.opens_ms <= heard.c.received_ms,
-                m.ends_ms >= heard.c.received_ms - FOLLOWED_MS,
-            )
-            .distinct()
-        )
-    )
-
-
 def _calendar(conn: Connection, meeting_ids: Iterable[int]) -> Calendar:
     """These meetings, and all that overlap them at their venue; with whoever is expected."""
     asked, m = s.meetings.alias("asked"), s.meetings.c
     rows: dict[int, Any] = {}
-    for part in _chunks(sorted(meeting_ids)):
+    for part in chunks(sorted(meeting_ids)):
         for row in conn.execute(
             select(
                 m.id,
@@ -421,7 +507,7 @@ def memberships(conn: Connection, organisation_ids: Iterable[int]) -> dict[int, 
     """All memberships ever, by organisation."""
     found: dict[int, list[Membership]] = defaultdict(list)
     m = s.memberships.c
-    for part in _chunks(sorted(set(organisation_ids))):
+    for part in chunks(sorted(set(organisation_ids))):
         for row in conn.execute(
             select(m.member_id, m.organisation_id, m.body, m.valid_from_ms, m.valid_to_ms).where(
                 m.organisation_id.in_(part)
@@ -451,12 +537,13 @@ def _derive(conn: Connection, rows: Sequence[Row[Any]]) -> tuple[int, set[int]]:
 def _read_taps(conn: Connection, rows: Sequence[Row[Any]]) -> tuple[int, set[int]]:
     """Write the readings of `rows` that are new or differ; give their number and the meetings."""
     samples = _samples(conn, rows)
+    bounds = not_before(conn, (row.epoch_id for row in rows))
     places = _places(conn, (row.device_id for row in rows))
     holders = _holders(conn, (row.credential_id for row in rows if row.credential_id is not None))
     taps: list[tuple[Row[Any], Dated, Tap]] = []
     points: set[tuple[int, int]] = set()
     for row in rows:
-        dated = _date(row, samples)
+        dated = _date(row, samples, bounds)
         at_ms = dated.earliest_ms if dated.exact else None
         tap = Tap(
             TapKey(row.epoch_id, row.seq),
@@ -508,7 +595,7 @@ def _read_taps(conn: Connection, rows: Sequence[Row[Any]]) -> tuple[int, set[int
 
 def _write_check_ins(conn: Connection, meeting_ids: Sequence[int], calendar: Calendar) -> None:
     """Make the check-ins of these meetings what the readings say; `calendar` covers them."""
-    for part in _chunks(meeting_ids):
+    for part in chunks(meeting_ids):
         now = check_ins(_taps_at(conn, part), calendar)
         kept = {
             (row.meeting_id, row.member_id): CheckIn(
@@ -570,8 +657,3 @@ def _taps_at(conn: Connection, meeting_ids: Sequence[int]) -> Iterator[Tap]:
     ).all()
     for row in rows:
         yield Tap(TapKey(row.epoch_id, row.seq), row.at_ms, row.venue_id, row.member_id)
-
-
-def _chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -3,17 +3,30 @@
 The rows are part of the caller's transaction. Values reach the driver as they are (no SQLAlchemy
 types, no defaults), so the table's columns are numbers, texts, booleans and bytes; a conflict is an
 error. What fails is raised as a SQLAlchemyError, like everything else on the connection.
+
+And `chunks`, for what one statement cannot name at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, Final, TypeVar, cast
 
 import psycopg
 from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DBAPIError
 
 from hub.store.engine import keep_primary_message
+
+CHUNK: Final = 5000
+"""How many keys one statement names at most: both databases take some 32,000."""
+
+T = TypeVar("T")
+
+
+def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
+    """The items in order, at most `size` at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def insert_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

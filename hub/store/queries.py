@@ -52,6 +52,7 @@ from hub.domain.completeness import (
 )
 from hub.domain.terms import Body, MeetingKind, OrgKind, Outcome, Verdict
 from hub.store import schema as s
+from hub.store.bulk import chunks
 from hub.store.clocks import SAME_EPOCH, date_by, samples_of
 from hub.store.expected import IS_EXPECTED, holds
 
@@ -478,7 +479,7 @@ def _people(
     ids = sorted(expected | check_ins.keys())
     people = {
         row.id: row
-        for part in _chunks(ids)
+        for part in chunks(ids)
         for row in conn.execute(select(m.id, m.public_id, m.code, m.name).where(m.id.in_(part)))
     }
     branches = _branches(conn, ids, meeting.starts_ms)
@@ -508,7 +509,7 @@ def _belonging(conn: Connection, scope: Scope, member_ids: Sequence[int], at_ms:
     m = s.memberships.c
     return {
         member_id
-        for part in _chunks(member_ids)
+        for part in chunks(member_ids)
         for member_id in conn.scalars(
             select(m.member_id).where(
                 m.member_id.in_(part),
@@ -525,7 +526,7 @@ def _branches(conn: Connection, member_ids: Sequence[int], at_ms: int) -> dict[i
     """The name of the organisation, other than a group, that each member belongs to then."""
     m, o = s.memberships.c, s.organisations.c
     found: dict[int, str] = {}
-    for part in _chunks(member_ids):
+    for part in chunks(member_ids):
         for row in conn.execute(
             select(m.member_id, o.name)
             .join(s.organisations, o.id == m.organisation_id)
@@ -678,7 +679,7 @@ def device_completeness(conn: Connection, device_ids: Sequence[int]) -> dict[int
         at_ms: int | None = heard.wall_ms if heard.trusted else None
         if at_ms is None and (heard.device_id, heard.epoch) in boots:
             boot = (heard.device_id, boots[heard.device_id, heard.epoch])
-            dated = date_by(samples[boot], heard.boottime_ms, None)
+            dated = date_by(samples.get(boot, ()), heard.boottime_ms, None, heard.received_ms)
             at_ms = dated.earliest_ms if dated.exact else None
         statements[heard.device_id].append(
             Statement(heard.epoch, heard.head_seq, heard.head_digest, at_ms, heard.received_ms)
@@ -768,7 +769,3 @@ def _state(
         known.last_contact_ms,
         device_words(device, meeting.opens_ms, meeting.ends_ms, zone),
     )
-
-
-def _chunks(items: Sequence[int], size: int = 5000) -> Iterable[Sequence[int]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -293,6 +293,7 @@ epochs = Table(
     Column("through_digest", LargeBinary(), nullable=True),
     UniqueConstraint("device_id", "epoch"),
     Index(None, "device_id", "boot_id"),
+    Index(None, "device_id", "parent_epoch"),
     CheckConstraint("length(epoch) = 16", name="epoch"),
     CheckConstraint("length(boot_id) = 16", name="boot_id"),
     CheckConstraint(
@@ -367,9 +368,16 @@ entries = Table(
     Index(
         "ix_entries_untrusted",
         "epoch_id",
-        "seq",
+        "boottime_ms",
         sqlite_where=text("NOT trusted"),
         postgresql_where=text("NOT trusted"),
+    ),
+    Index(
+        "ix_entries_problem",
+        "epoch_id",
+        "seq",
+        sqlite_where=text("problem IS NOT NULL"),
+        postgresql_where=text("problem IS NOT NULL"),
     ),
     CheckConstraint("subject_state BETWEEN 0 AND 3", name="subject_state"),
     CheckConstraint("(subject_state = 1) = (credential_id IS NOT NULL)", name="subject"),
@@ -426,6 +434,7 @@ heartbeats = Table(
     Column("derived", Boolean(), nullable=False, server_default=false()),
     UniqueConstraint("device_id", "epoch", "boottime_ms", "head_seq"),
     Index(None, "device_id", "received_ms"),
+    Index(None, "device_id", "epoch", "head_seq"),
     Index(
         "ix_heartbeats_underived",
         "id",

@@ -1,15 +1,18 @@
 """Derived tables: step by step equals from nothing, whatever the order."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, delete, select, update
 
+import hub.derive
 from hub.derive import Step, derive_batch, rebuild, rebuild_check
 from hub.domain.attendance import MINUTE_MS
+from hub.ingest.landing import _WITHIN_A_RUN
 from hub.store import schema as s
-from tests.hub.world import LONG_AGO, Entry, World, district, minutes, uid_of
+from tests.hub.world import LONG_AGO, Entry, World, district, minutes, public_id, uid_of
 
 NOTHING = Step(0, 0, 0, ())
 
@@ -195,6 +198,7 @@ def test_any_order_of_arrival_gives_what_a_rebuild_gives(engine: Engine, seed: i
     chance = random.Random(seed)
     with engine.begin() as conn:
         world = district(conn)
+        conn.execute(update(s.devices).values(enrolled_at_ms=minutes(-70)))
         world.meeting("二会", "乙", "礼堂", chance.choice([20, 40, 90]))
         world.venue("小间", "乙")
         world.device("二号", "小间", LONG_AGO, minutes(20))
@@ -203,26 +207,31 @@ def test_any_order_of_arrival_gives_what_a_rebuild_gives(engine: Engine, seed: i
         cards = [uid_of(world, name) for name in "李王赵钱孙"] + [world.card(None, "AABBCCDD")]
         pieces: list[Any] = []
         for device in ("一号", "二号"):
+            before = None
             for boot in ("x", "y"):
                 # Wall time of boottime 0; each trusted reading may be off by some minutes.
                 zero = chance.randint(-60, 60)
                 knows = chance.random() < 0.7
                 for number in range(chance.randint(1, 2)):
                     epoch = f"{device}{boot}{number}"
-                    world.epoch(epoch, device, boot=device + boot)
+                    world.epoch(epoch, device, boot=device + boot, parent=before)
+                    before = (epoch, 12)
                     entries = []
                     for at in sorted(chance.sample(range(120), 12)):
                         trusted = knows and chance.random() < 0.5
-                        wall = minutes(zero + at + chance.choice([0, 0, 2])) if trusted else at
+                        # Now and then a clock runs hours ahead.
+                        wall = minutes(zero + at + chance.choice([0, 0, 2, 2, 500]))
+                        wall = wall if trusted else at
                         card = chance.choice([None, *cards])
                         entries.append(Entry(at * MINUTE_MS, wall, trusted, card))
                     pieces += [
-                        ("batch", epoch, first + 1, entries[first : first + 3])
+                        ("batch", epoch, first + 1, entries[first : first + 3], minutes(200))
                         for first in range(0, 12, 3)
                     ]
-                    pieces.append(("batch", epoch, 1, entries[:5]))
-                    if knows:
-                        beat = Entry(130 * MINUTE_MS, minutes(zero + 130), trusted=True)
+                    pieces.append(("batch", epoch, 1, entries[:5], minutes(200)))
+                    for at in (130, 132, 135, 136):
+                        off = chance.choice([0, 1])
+                        beat = Entry(at * MINUTE_MS, minutes(zero + at + off), trusted=knows)
                         pieces.append(("heartbeat", device, epoch, beat))
         chance.shuffle(pieces)
         for kind, *rest in pieces:
@@ -231,6 +240,9 @@ def test_any_order_of_arrival_gives_what_a_rebuild_gives(engine: Engine, seed: i
             else:
                 device, epoch, beat = rest
                 world.heartbeat(device, epoch, 12, beat, minutes(200))
+                run = {"device_id": world.ids[device], "epoch": public_id(epoch).bytes}
+                run |= {"head_seq": 12, "trusted": beat.trusted, "readers": "[]"}
+                conn.execute(_WITHIN_A_RUN, run | {"boottime_ms": beat.boottime_ms})
             if chance.random() < 0.6:
                 derive_batch(conn, limit=chance.randint(1, 3))
         while derive_batch(conn, limit=chance.randint(1, 5)) != NOTHING:
@@ -242,17 +254,151 @@ def test_any_order_of_arrival_gives_what_a_rebuild_gives(engine: Engine, seed: i
         assert derived(conn) == step_by_step
 
 
+# Two connections that write at once: SQLite has none.
 @pytest.mark.parametrize(
-    ("received", "follows"), [(-31, False), (-30, True), (60, True), (1500, True), (1501, False)]
+    "engine", [pytest.param("postgres", marks=pytest.mark.servers)], indirect=True
 )
-def test_an_open_page_learns_that_a_device_was_heard(
-    engine: Engine, received: int, follows: bool
+@pytest.mark.parametrize("part", ["_read_taps", "_write_check_ins"])
+def test_what_ingest_commits_during_a_rebuild_is_derived_afterwards(
+    engine: Engine, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine.begin() as conn:
         world = district(conn)
         world.epoch("e", "一号")
-        beat = Entry(1, minutes(received), trusted=True)
-        world.heartbeat("一号", "e", 0, beat, minutes(received))
-        assert derive_batch(conn) == Step(0, 1, 0, (world.ids["会"],) if follows else ())
-        assert conn.scalar(select(s.meetings.c.change)) == int(follows)
-        assert derive_batch(conn) == NOTHING
+        world.epoch("f", "一号", boot="other")
+        world.batch("f", 1, [Entry(1, minutes(0), True, uid_of(world, "王"))])
+        world.batch("f", 2, [Entry(9, 9, False, uid_of(world, "赵"))])
+    original = getattr(hub.derive, part)
+
+    def and_meanwhile(conn: Any, *rest: Any) -> Any:
+        result = original(conn, *rest)
+        monkeypatch.setattr(hub.derive, part, original)
+        with engine.begin() as other:
+            late = World(other, world.ids)
+            # Behind where the scan of the rebuild stands by now.
+            late.batch("e", 1, [Entry(1, minutes(0), True, uid_of(late, "李"))])
+            late.heartbeat("一号", "f", 2, Entry(8, minutes(-10), True), minutes(200))
+        return result
+
+    monkeypatch.setattr(hub.derive, part, and_meanwhile)
+    with engine.begin() as conn:
+        rebuild(conn)
+    with engine.begin() as conn:
+        while derive_batch(conn) != NOTHING:
+            pass
+        assert set(verdicts(World(conn, world.ids))) == {"李", "王", "赵"}
+        assert rebuild_check(conn) == []
+
+
+def test_no_tap_is_later_than_the_hub_had_word_of_it(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.epoch("e", "一号")
+        # Its clock is an hour fast, and says that it is right.
+        fast, now = Entry(60 * MINUTE_MS, minutes(60), True, uid_of(world, "李")), minutes(0)
+        world.batch("e", 1, [fast, replace(fast, wall_ms=now + MINUTE_MS)], now)
+        # Nor does such a reading date anything else of its boot.
+        earlier = Entry(55 * MINUTE_MS, 7, False, uid_of(world, "王"))
+        world.batch("e", 3, [earlier], minutes(300))
+        world.heartbeat("一号", "e", 3, replace(fast, boottime_ms=56 * MINUTE_MS), now)
+        derive_batch(conn)
+        assert outcomes(world) == [
+            ("UNDATED", None),
+            ("COUNTED", now + MINUTE_MS),
+            ("COUNTED", minutes(-4)),
+        ]
+        latest = conn.scalars(select(s.readings.c.latest_ms).order_by(s.readings.c.seq)).all()
+        assert latest == [now, now + MINUTE_MS, minutes(-4)]
+        assert rebuild_check(conn) == []
+
+
+@pytest.mark.parametrize("wall_ms", [-(1 << 45), 0, 946_684_799_999, 1 << 47, 1 << 62])
+def test_a_clock_of_another_age_dates_nothing(engine: Engine, wall_ms: int) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.epoch("e", "一号", opened=Entry(1 << 46, wall_ms, trusted=True))
+        card = uid_of(world, "李")
+        world.batch("e", 1, [Entry(5, wall_ms, True, card), Entry(6, 6, False, card)], minutes(0))
+        derive_batch(conn)
+        assert outcomes(world) == [("UNDATED", None)] * 2
+        assert rebuild_check(conn) == []
+
+
+def test_an_undated_tap_was_after_its_device_was_enrolled_and_after_the_epoch_before(
+    engine: Engine,
+) -> None:
+    def earliest() -> list[int | None]:
+        while derive_batch(conn) != NOTHING:
+            pass
+        assert rebuild_check(conn) == []
+        r = s.readings.c
+        return list(conn.scalars(select(r.earliest_ms).where(r.epoch_id == world.ids["f"])))
+
+    with engine.begin() as conn:
+        world = district(conn)
+        world.epoch("f", "一号", boot="later", parent=("e", 3))
+        world.batch("f", 1, [Entry(1, 1, False, uid_of(world, "李"))], minutes(50))
+        assert earliest() == [None]
+        conn.execute(update(s.devices).values(enrolled_at_ms=minutes(-90)))
+        rebuild(conn)
+        assert earliest() == [minutes(-90)]
+        world.epoch("e", "一号")
+        world.batch("e", 1, [Entry(1, minutes(-60), True), Entry(2, 2, trusted=False)])
+        assert earliest() == [minutes(-60)]
+        world.heartbeat("一号", "e", 3, Entry(9, minutes(-20), True), minutes(200))
+        assert earliest() == [minutes(-20)]
+        # Neither what came after the fork nor what was after the tap had arrived bounds it.
+        world.batch("e", 4, [Entry(10, minutes(-10), trusted=True)])
+        assert earliest() == [minutes(-20)]
+        world.batch("e", 3, [Entry(3, minutes(50), trusted=True)])
+        assert earliest() == [None]
+
+
+def test_a_trusted_reading_has_only_those_taps_read_again_that_it_may_date(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[int]] = []
+    original = hub.derive._derive
+
+    def noting(conn: Any, rows: Any) -> Any:
+        read.append(sorted(row.seq for row in rows))
+        return original(conn, rows)
+
+    monkeypatch.setattr(hub.derive, "_derive", noting)
+    with engine.begin() as conn:
+        world = district(conn)
+        card = uid_of(world, "李")
+
+        def beat(at: int, *, trusted: bool = True) -> list[int]:
+            entry = Entry(at * MINUTE_MS, minutes(at), trusted)
+            world.heartbeat("一号", "e", 9, entry, minutes(200))
+            derive_batch(conn)
+            return read.pop()
+
+        def batch(seq: int, *entries: Entry) -> list[int]:
+            world.batch("e", seq, entries)
+            derive_batch(conn)
+            return read.pop()
+
+        def entry(at: int, *, trusted: bool) -> Entry:
+            return Entry(at * MINUTE_MS, minutes(at) if trusted else 0, trusted, card)
+
+        world.epoch("e", "一号")
+        assert batch(1, *(entry(at, trusted=False) for at in (1, 2, 3))) == [1, 2, 3]
+        assert beat(4, trusted=False) == []
+        assert batch(4, entry(5, trusted=False)) == [4]
+        assert beat(6) == [1, 2, 3, 4]
+        assert beat(7) == []
+        assert batch(5, entry(8, trusted=True)) == [5]
+        assert batch(6, entry(9, trusted=False)) == [6]
+        assert beat(10) == [6]
+        assert rebuild_check(conn) == []
+
+
+def test_a_sign_of_life_changes_no_meeting(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.epoch("e", "一号")
+        world.heartbeat("一号", "e", 0, Entry(1, minutes(1), trusted=True), minutes(1))
+        assert derive_batch(conn) == Step(0, 1, 0, ())
+        assert conn.scalar(select(s.meetings.c.change)) == 0

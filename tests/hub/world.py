@@ -200,7 +200,9 @@ class World:
             first=first,
             last=last,
             signed=b"signed",
-            received_ms=minutes(200) if received_ms is None else received_ms,
+            received_ms=max(minutes(200), *(entry.wall_ms for entry in entries))
+            if received_ms is None
+            else received_ms,
             transport="mqtt",
         )
         held = set(

@@ -11,7 +11,7 @@ depends_on = None
 KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
-def upgrade() -> None:
+def upgrade() -> None:  # noqa: PLR0915 - the whole schema
     op.create_table(
         "cards",
         sa.Column("id", KEY, autoincrement=True, nullable=False),
@@ -227,6 +227,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("device_id", "epoch", name="uq_epochs_device_id_epoch"),
     )
     op.create_index("ix_epochs_device_id_boot_id", "epochs", ["device_id", "boot_id"], unique=False)
+    op.create_index(
+        "ix_epochs_device_id_parent_epoch", "epochs", ["device_id", "parent_epoch"], unique=False
+    )
     op.create_table(
         "heartbeats",
         sa.Column("id", KEY, autoincrement=True, nullable=False),
@@ -259,6 +262,12 @@ def upgrade() -> None:
         "ix_heartbeats_device_id_received_ms",
         "heartbeats",
         ["device_id", "received_ms"],
+        unique=False,
+    )
+    op.create_index(
+        "ix_heartbeats_device_id_epoch_head_seq",
+        "heartbeats",
+        ["device_id", "epoch", "head_seq"],
         unique=False,
     )
     op.create_index(
@@ -505,10 +514,18 @@ def _begin_policies() -> None:
     op.create_index(
         "ix_entries_untrusted",
         "entries",
-        ["epoch_id", "seq"],
+        ["epoch_id", "boottime_ms"],
         unique=False,
         sqlite_where=sa.text("NOT trusted"),
         postgresql_where=sa.text("NOT trusted"),
+    )
+    op.create_index(
+        "ix_entries_problem",
+        "entries",
+        ["epoch_id", "seq"],
+        unique=False,
+        sqlite_where=sa.text("problem IS NOT NULL"),
+        postgresql_where=sa.text("problem IS NOT NULL"),
     )
     op.bulk_insert(
         policies,
