@@ -4,7 +4,7 @@ A Credential identifies; it names nobody. Whose it is, only the hub knows.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Final
 
@@ -49,7 +49,7 @@ class Credential:
 
     scheme: str
     issuer: str
-    value: str
+    value: str = field(repr=False)  # a log shows no card number, whatever is printed there
 
     def __post_init__(self) -> None:
         for name, text in (

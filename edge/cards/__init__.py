@@ -76,7 +76,13 @@ class Response:
 
     @property
     def status(self) -> str:
-        """The status bytes as four upper-case hex digits."""
+        """The status bytes as four upper-case hex digits, or words where they may be none.
+
+        An answer that is nonsense ends in two bytes of what it should not have been, perhaps of a
+        card number: only an answer that is a status alone (ISO/IEC 7816-4 §5.1.3) is one for sure.
+        """
+        if self.data or self.sw1 >> 4 not in {0x6, 0x9}:
+            return f"{len(self.data) + 2} bytes without success"
         return f"{self.sw1:02X}{self.sw2:02X}"
 
     @classmethod

@@ -71,14 +71,13 @@ class Standing(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One outcome to show. An empty `message` becomes the outcome's own wording; `detail` is a
-    second, smaller line (how many are waiting to be sent). Neither holds a card number or a name.
+    """One outcome to show. An empty `message` becomes the outcome's own wording; it holds no card
+    number and no name.
     """
 
     outcome: Outcome
     reader: str
     message: str = ""
-    detail: str = ""
 
     def __post_init__(self) -> None:
         if not self.message:
@@ -92,4 +91,4 @@ class Feedback(Protocol):
         """Shows what became of a card."""
 
     def stand(self, standing: Standing, detail: str = "") -> None:
-        """Shows how the device is, until the next call."""
+        """Shows how the device is, until the next call; `detail` is a second, smaller line."""

@@ -1,6 +1,6 @@
 """Feedback as lines of text: for a terminal, a log, and tests.
 
-One line each: local time, symbol, colour word, message, and the detail in brackets, for example
+One line each: local time, symbol, colour word, message, and a detail in brackets, for example
 `19:31:05 ✔ 绿 签到成功`. Colours only on a terminal. A standing is told when it changes.
 """
 
@@ -35,7 +35,7 @@ class Console:
     def show(self, notice: Notice) -> None:
         """Writes one line."""
         outcome = notice.outcome
-        self._write(outcome.symbol, outcome.light, notice.message, notice.detail)
+        self._write(outcome.symbol, outcome.light, notice.message)
 
     def stand(self, standing: Standing, detail: str = "") -> None:
         """Writes one line if this is not what it wrote last."""
@@ -44,7 +44,7 @@ class Console:
         self._stood = (standing, detail)
         self._write(standing.symbol, standing.light, standing.wording, detail)
 
-    def _write(self, symbol: str, light: Light, message: str, detail: str) -> None:
+    def _write(self, symbol: str, light: Light, message: str, detail: str = "") -> None:
         mark = f"{symbol} {light.value}"
         if self._colour:
             mark = f"{_ANSI[light]}{mark}{_PLAIN}"

@@ -1,9 +1,9 @@
 """Passes feedback to several outputs without ever waiting for one.
 
 Each output has its own thread and a bounded queue: a slow output delays neither the next card,
-nor the journal, nor the other outputs; when its queue is full its oldest notice is dropped and
-counted, since a light that comes late is a light for the wrong person. The latest standing is
-never dropped. An output that raises is logged once until it works again, and goes on being used.
+nor the journal, nor the other outputs; when its queue is full its oldest notice is dropped, since
+a light that comes late is a light for the wrong person. The latest standing is never dropped. An
+output that raises is logged once until it works again, and goes on being used.
 """
 
 import logging
@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from edge.feedback import Feedback, Notice, Standing
@@ -20,16 +19,6 @@ DEFAULT_LIMIT: Final = 16
 _STOP_S: Final = 2.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class OutputHealth:
-    """One output as it is now; counts are since the start."""
-
-    output: str
-    dropped: int
-    failed: int
-    failing: bool
 
 
 class Fanout:
@@ -48,10 +37,6 @@ class Fanout:
         for lane in self._lanes:
             lane.put_standing(standing, detail)
 
-    def health(self) -> tuple[OutputHealth, ...]:
-        """The outputs, in their order."""
-        return tuple(lane.health() for lane in self._lanes)
-
     def stop(self) -> None:
         """Lets the outputs show what waits, for a bounded time, and ends the threads that can."""
         deadline = time.monotonic() + _STOP_S
@@ -65,14 +50,11 @@ class _Lane:
     def __init__(self, output: Feedback, limit: int) -> None:
         self._output = output
         self._name = type(output).__name__
-        self._limit = limit
         self._changed = threading.Condition()
-        self._notices: deque[Notice] = deque()
+        self._notices: deque[Notice] = deque(maxlen=limit)
         self._standing: tuple[Standing, str] | None = None
         self._closed = False
-        self._dropped = 0
-        self._failed = 0
-        self._failing = False
+        self._failing = False  # of this lane's thread alone
         self.thread = threading.Thread(target=self._run, name=f"show {self._name}", daemon=True)
         self.thread.start()
 
@@ -80,9 +62,6 @@ class _Lane:
         with self._changed:
             if self._closed:
                 return
-            if len(self._notices) == self._limit:
-                self._notices.popleft()
-                self._dropped += 1
             self._notices.append(notice)
             self._changed.notify()
 
@@ -97,10 +76,6 @@ class _Lane:
         with self._changed:
             self._closed = True
             self._changed.notify()
-
-    def health(self) -> OutputHealth:
-        with self._changed:
-            return OutputHealth(self._name, self._dropped, self._failed, self._failing)
 
     def _run(self) -> None:
         while (item := self._next()) is not None:
@@ -128,14 +103,11 @@ class _Lane:
                 self._changed.wait()
 
     def _note_failure(self, error: Exception) -> None:
-        with self._changed:
-            self._failed += 1
-            first, self._failing = not self._failing, True
-        if first:
+        if not self._failing:
             _log.error("the output %s fails: %r", self._name, error)
+        self._failing = True
 
     def _note_success(self) -> None:
-        with self._changed:
-            again, self._failing = self._failing, False
-        if again:
+        if self._failing:
             _log.info("the output %s works again", self._name)
+        self._failing = False

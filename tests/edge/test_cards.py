@@ -79,10 +79,18 @@ def test_a_phone_is_refused_and_a_long_uid_that_begins_with_08_is_not() -> None:
     )
 
 
-@pytest.mark.parametrize("status", ["6300", "6A81", "6D00", "9100", "0000", "9001"])
+@pytest.mark.parametrize("status", ["6300", "6A81", "6D00", "9100", "9001"])
 def test_another_status_than_9000_is_never_an_identity(status: str) -> None:
     with pytest.raises(CardUnusable, match=status):
-        run(uid(), Card([bytes.fromhex("11223344") + bytes.fromhex(status)]))
+        run(uid(), Card([bytes.fromhex(status)]))
+
+
+@pytest.mark.parametrize("answer", ["112233446300", "11223344", "04112233445592", "0000", "4455"])
+def test_of_nonsense_no_byte_is_told(answer: str) -> None:
+    with pytest.raises(CardUnusable) as unusable:
+        run(uid(), Card([bytes.fromhex(answer)]))
+    assert f"{len(answer) // 2} bytes" in str(unusable.value)
+    assert answer[-4:] not in str(unusable.value)
 
 
 def test_6cxx_is_repeated_once_with_that_length() -> None:
@@ -191,3 +199,9 @@ def test_whatever_a_card_answers_there_are_three_outcomes(answers: list[bytes]) 
         assert len(reading.credential.value) in {8, 14, 16, 20}
         assert reading.assurance is Assurance.UID
     assert len(card.asked) <= 2 + MAX_CHAINED
+
+
+def test_a_credential_shows_no_number_where_it_is_printed() -> None:
+    reading = Reading(Credential("uid", "", "11223344"), Assurance.UID)
+    assert "scheme='uid'" in repr(reading)
+    assert "11223344" not in repr(reading)
