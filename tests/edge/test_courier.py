@@ -199,7 +199,7 @@ def test_a_hub_that_comes_late_is_served_at_once(make: MakePlace, rig_dir: Path)
         place = make(broker.port).start()
         place.tap()
         wait_for(lambda: place.courier.health().connected, "a connection")
-        time.sleep(5)  # long enough for its patience to have grown
+        time.sleep(3)  # long enough for its patience to have grown
         hub = place.hub(broker.port)
         began = time.monotonic()
         hub.start()
@@ -207,7 +207,7 @@ def test_a_hub_that_comes_late_is_served_at_once(make: MakePlace, rig_dir: Path)
         assert time.monotonic() - began < 1.5
         hub.stop()
         place.tap()
-        time.sleep(3)
+        time.sleep(2)
         hub.session += 1
         began = time.monotonic()
         hub.start()
@@ -216,7 +216,7 @@ def test_a_hub_that_comes_late_is_served_at_once(make: MakePlace, rig_dir: Path)
         hub.stop()
 
 
-@pytest.mark.parametrize("direction", ["to_client", "to_server", "both"])
+@pytest.mark.parametrize("direction", ["to_client", "both"])
 def test_a_dead_line_is_noticed_within_two_keep_alives(
     make: MakePlace, mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch, direction: str
 ) -> None:
