@@ -51,6 +51,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.context = Context(engine, zone, clock, enrol, health)
+    app.state.boards = {}  # of `hub.web.live`
     app.add_middleware(BodyLimit)
     app.add_middleware(SecurityHeaders)
     answer_failures(app)

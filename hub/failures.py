@@ -35,6 +35,8 @@ _HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+DATABASE_FAILURES: Final = (OperationalError, InterfaceError, PoolTimeoutError)
+"""What is raised when the database cannot be used now; anything else of it is our mistake."""
 MAX_BODY_BYTES: Final = 64 * 1024
 _STATIC: Final = "/static/"
 _FOREVER: Final = "public, max-age=31536000, immutable"
@@ -104,7 +106,7 @@ def answer_failures(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(NotSignedInError, _not_signed_in)
-    for error in (OperationalError, InterfaceError, PoolTimeoutError):
+    for error in DATABASE_FAILURES:
         app.add_exception_handler(error, _database)
     app.add_exception_handler(Exception, _bug)
 
@@ -114,7 +116,7 @@ def _failure(
 ) -> Response:
     if request.url.path.startswith("/api/"):
         return JSONResponse({"detail": detail}, status, headers)
-    return error_page(request, status, headers)
+    return error_page(status, headers)
 
 
 def _http(request: Request, error: Exception) -> Response:

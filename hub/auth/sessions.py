@@ -4,10 +4,11 @@ A session ends by itself, by signing out, and with its token. The cookie says no
 holder.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, delete, insert
+from sqlalchemy import Connection, delete, insert, select
 
 from hub.auth.tokens import Caller, caller_of, is_valid, random_text, select_callers, sha256
 from hub.store import schema as s
@@ -42,11 +43,7 @@ def begin_session(conn: Connection, caller: Caller, now_ms: int) -> str:
 
 def find_session(conn: Connection, cookie: str, now_ms: int) -> Session | None:
     """The session of this cookie; None where it is unknown, over, or its token is."""
-    return session_by_key(conn, sha256(cookie), now_ms)
-
-
-def session_by_key(conn: Connection, key: bytes, now_ms: int) -> Session | None:
-    """The session of this key, if it still holds."""
+    key = sha256(cookie)
     row = conn.execute(
         select_callers()
         .join(s.sessions, s.sessions.c.token_id == s.tokens.c.id)
@@ -57,6 +54,24 @@ def session_by_key(conn: Connection, key: bytes, now_ms: int) -> Session | None:
         )
     ).one_or_none()
     return None if row is None else Session(key, caller_of(row))
+
+
+def which_hold(
+    conn: Connection, keys: Collection[bytes], organisation_id: int, now_ms: int
+) -> frozenset[bytes]:
+    """Those of the sessions that still hold, for the sub-tree of this organisation."""
+    return frozenset(
+        conn.scalars(
+            select(s.sessions.c.session_sha256)
+            .join(s.tokens, s.tokens.c.id == s.sessions.c.token_id)
+            .where(
+                s.sessions.c.session_sha256.in_(keys),
+                s.tokens.c.organisation_id == organisation_id,
+                s.sessions.c.expires_ms > now_ms,
+                is_valid(now_ms),
+            )
+        )
+    )
 
 
 def end_session(conn: Connection, cookie: str) -> None:

@@ -1,13 +1,16 @@
 """A meeting's page kept up to date: server-sent events, each a fragment of HTML.
 
-The server looks at the meeting's change number twice a second, in a worker thread and a read
-transaction that ends at once. A fragment is sent when that number has grown, when the clock passes
-the opening, the start, the end of the grace or the end, and every thirty seconds, since devices
+All who watch a meeting from the same sub-tree share one look at it, twice a second at the least
+while somebody watches, in a worker thread and a read transaction that ends at once; and one
+rendering, when the meeting's change number has grown, when the clock passes the opening, the
+start, the end of the grace or the end, when somebody joins, and every thirty seconds, since devices
 report how complete their record is without anything changing. A stream ends when its session does,
 when the meeting is out of sight, and when the server begins to stop.
 """
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -15,11 +18,11 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
-from hub.auth.sessions import Session, session_by_key
+from hub.auth.sessions import which_hold
 from hub.context import Context, context, session
+from hub.failures import DATABASE_FAILURES
 from hub.store import queries
 from hub.store.engine import reading
 from hub.web.pages import render
@@ -28,16 +31,80 @@ from hub.web.view import attendance, next_turn_ms
 POLL_S: Final = 0.5
 REFRESH_MS: Final = 30_000
 RETRY_MS: Final = 2000
+STREAMS_A_SESSION: Final = 6
+"""As many as a browser opens to one site."""
 
 router = APIRouter()
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What the browser shows: the change number, and when to show anew without a change."""
+    """What watchers see, of which change number, and when to show anew without a change."""
 
     change: int
     until_ms: int
+    html: str
+
+
+class Board:
+    """A meeting as one sub-tree sees it, and the sessions that watch it.
+
+    Belongs to the event loop; only `_look` runs in a worker thread, one at a time.
+    """
+
+    def __init__(self, hub: Context, scope: int, public_id: str) -> None:
+        self._hub = hub
+        self._scope = scope
+        self._public_id = public_id
+        self._lock = asyncio.Lock()
+        self._looked_s = float("-inf")
+        self._is_fresh = False
+        self.watchers: Counter[bytes] = Counter()
+        """Streams by session key."""
+        self.ended: frozenset[bytes] = frozenset()
+        """Sessions that were over at the last look."""
+        self.shown: Shown | None = None
+        """None before the first look, and once the meeting is out of sight."""
+
+    def join(self, key: bytes) -> None:
+        self.watchers[key] += 1
+        self._is_fresh = False  # the page is newer than what the others were shown
+
+    def leave(self, key: bytes) -> None:
+        self.watchers -= Counter([key])
+
+    async def look(self) -> None:
+        """Brings `shown` and `ended` up to date, unless another stream has just done it."""
+        async with self._lock:
+            if time.monotonic() - self._looked_s < POLL_S / 2:
+                return
+            is_fresh, self._is_fresh = self._is_fresh, True
+            shown = self.shown if is_fresh else None
+            keys = frozenset(self.watchers)
+            self.shown, held = await run_in_threadpool(self._look, shown, keys)
+            self.ended = keys - held
+            self._looked_s = time.monotonic()
+
+    def _look(
+        self, shown: Shown | None, keys: frozenset[bytes]
+    ) -> tuple[Shown | None, frozenset[bytes]]:
+        hub, now_ms = self._hub, self._hub.clock()
+        with reading(hub.engine) as conn:
+            held = which_hold(conn, keys, self._scope, now_ms)
+            change = queries.meeting_change(conn, self._scope, self._public_id)
+            if shown is not None and shown.change == change and now_ms < shown.until_ms:
+                return shown, held
+            found = queries.meeting_attendance(conn, self._scope, self._public_id, now_ms, hub.zone)
+        if found is None:
+            return None, held
+        turn_ms = next_turn_ms(found.meeting, now_ms)
+        until_ms = now_ms + REFRESH_MS if turn_ms is None else min(now_ms + REFRESH_MS, turn_ms)
+        html = render("attendance.html", meeting=attendance(found, hub.zone))
+        return Shown(found.meeting.change, until_ms, html), held
+
+
+Boards = dict[tuple[int, str], Board]
+"""What is watched now, by sub-tree and meeting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,60 +112,56 @@ class Watch:
     """A session looking at a meeting."""
 
     hub: Context
-    session: Session
-    public_id: str
-
-    def look(self, shown: Shown | None) -> tuple[Shown, str] | Shown | None:
-        """What to show next with its HTML, `shown` while nothing is new, None when it is over."""
-        hub, now_ms = self.hub, self.hub.clock()
-        scope = self.session.caller.organisation_id
-        with reading(hub.engine) as conn:
-            held = session_by_key(conn, self.session.key, now_ms)
-            if held is None or held.caller.organisation_id != scope:
-                return None
-            change = queries.meeting_change(conn, scope, self.public_id)
-            if change is None:
-                return None
-            if shown is not None and shown.change == change and now_ms < shown.until_ms:
-                return shown
-            found = queries.meeting_attendance(conn, scope, self.public_id, now_ms, hub.zone)
-        if found is None:
-            return None
-        turn_ms = next_turn_ms(found.meeting, now_ms)
-        until_ms = now_ms + REFRESH_MS if turn_ms is None else min(now_ms + REFRESH_MS, turn_ms)
-        html = render("attendance.html", meeting=attendance(found, hub.zone))
-        return Shown(found.meeting.change, until_ms), html
+    board: Board
+    key: bytes
 
 
-def watching(request: Request, public_id: UUID) -> Watch:
-    """The watch of whoever is signed in: 401 without a session, 404 out of their sub-tree."""
-    hub, found = context(request), session(request)
+async def watching(request: Request, public_id: UUID) -> AsyncIterator[Watch]:
+    """The watch of whoever is signed in, until the answer is over.
+
+    401 without a session, 404 out of their sub-tree, 429 with too many streams of the session.
+    """
+    hub, name = context(request), str(public_id)
+    found = await run_in_threadpool(session, request)
     if found is None:
         raise HTTPException(401)
-    with reading(hub.engine) as conn:
-        change = queries.meeting_change(conn, found.caller.organisation_id, str(public_id))
-    if change is None:
+    scope = found.caller.organisation_id
+
+    def change() -> int | None:
+        with reading(hub.engine) as conn:
+            return queries.meeting_change(conn, scope, name)
+
+    if await run_in_threadpool(change) is None:
         raise HTTPException(404)
-    return Watch(hub, found, str(public_id))
+    boards: Boards = request.app.state.boards
+    if sum(board.watchers[found.key] for board in boards.values()) >= STREAMS_A_SESSION:
+        raise HTTPException(429)
+    board = boards.setdefault((scope, name), Board(hub, scope, name))
+    board.join(found.key)
+    try:
+        yield Watch(hub, board, found.key)
+    finally:
+        board.leave(found.key)
+        if not board.watchers:
+            boards.pop((scope, name), None)
 
 
 @router.get("/meetings/{public_id}/live", response_class=EventSourceResponse)
 async def live(watch: Annotated[Watch, Depends(watching)]) -> AsyncIterator[ServerSentEvent]:
     """`attendance` events with HTML; an `end` event where connecting again is of no use."""
-    shown: Shown | None = None
+    board = watch.board
+    seen = board.shown
     while not watch.hub.closing.is_set():
         try:
-            seen = await run_in_threadpool(watch.look, shown)
-        except OperationalError:
+            await board.look()
+        except DATABASE_FAILURES:
             return  # the browser connects again, and is told by a 503 that it must wait
-        match seen:
-            case None:
-                yield ServerSentEvent(event="end", raw_data="over")
-                return
-            case Shown():
-                pass
-            case (shown, html):
-                yield ServerSentEvent(event="attendance", raw_data=html, retry=RETRY_MS)
+        if board.shown is None or watch.key in board.ended:
+            yield ServerSentEvent(event="end", raw_data="over")
+            return
+        if board.shown is not seen:
+            seen = board.shown
+            yield ServerSentEvent(event="attendance", raw_data=seen.html, retry=RETRY_MS)
         try:
             await asyncio.wait_for(watch.hub.closing.wait(), POLL_S)
         except TimeoutError:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -57,9 +56,7 @@ _FAILURES: Final = {
 _FAILURE: Final = ("出了点问题", "系统已记下这次错误，请稍后再试；一直不行请联系技术人员。")
 
 
-def error_page(
-    _request: Request, status: int, headers: Mapping[str, str] | None = None
-) -> HTMLResponse:
+def error_page(status: int, headers: Mapping[str, str] | None = None) -> HTMLResponse:
     """What a person reads when a page cannot be shown."""
     title, words = _FAILURES.get(status, _FAILURE)
     return page("error.html", status, headers, title=title, words=words, caller=None)

@@ -2,16 +2,19 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
 from hub.auth.tokens import revoke
 from hub.store import schema as s
-from hub.web import live
+from hub.web import live, pages
 from tests.hub.site import Site, serving
 from tests.hub.world import minutes, public_id
 
@@ -43,9 +46,10 @@ class Stream:
 
 
 @contextmanager
-def streaming(site: Site, url: str) -> Iterator[Stream]:
-    with httpx.Client(base_url=url, timeout=SOON_S, trust_env=False) as client:
-        client.post("/sign-in", data={"token": site.tokens["甲"]})
+def streaming(site: Site, url: str, cookies: httpx.Cookies | None = None) -> Iterator[Stream]:
+    with httpx.Client(base_url=url, timeout=SOON_S, trust_env=False, cookies=cookies) as client:
+        if cookies is None:
+            client.post("/sign-in", data={"token": site.tokens["甲"]})
         with client.stream("GET", f"{MEETING}/live") as response:
             assert response.status_code == 200
             assert response.headers["content-type"].startswith("text/event-stream")
@@ -143,6 +147,92 @@ def test_open_streams_hold_no_connection(site: Site) -> None:
         begun = time.monotonic()
         site.tap("李", minutes(-6))
         assert time.monotonic() - begun < 1
+
+
+def test_all_who_watch_the_same_share_one_look(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[str] = []
+
+    def render(template: str, **values: Any) -> str:
+        rendered.append(template)
+        return pages.render(template, **values)
+
+    with serving(site.app) as (url, _), ExitStack() as stack:
+        streams = [stack.enter_context(streaming(site, url)) for _ in range(4)]
+        time.sleep(3 * live.POLL_S)
+        monkeypatch.setattr(live, "render", render)
+        site.tap("李", minutes(-6))
+        for stream in streams:
+            while (event := stream.next()) and "实到1人" not in event[1]:
+                pass
+            assert event is not None
+        assert rendered == ["attendance.html"]
+
+
+def test_one_session_that_ends_ends_no_other(site: Site) -> None:
+    with serving(site.app) as (url, _), streaming(site, url) as one, streaming(site, url) as two:
+        assert one.next()
+        assert two.next()
+        with site.engine.begin() as conn:
+            first = select(func.min(s.sessions.c.id)).scalar_subquery()
+            conn.execute(delete(s.sessions).where(s.sessions.c.id == first))
+        while (event := one.next()) != ("end", "over"):
+            assert event is not None
+        assert one.next() is None
+        site.tap("李", minutes(-6))
+        while (event := two.next()) and "实到1人" not in event[1]:
+            pass
+        assert event is not None
+    assert site.app.state.boards == {}
+
+
+def test_a_session_has_so_many_streams_and_no_more(site: Site) -> None:
+    cookies = site.client().sign_in(site.tokens["甲"]).cookies
+    mine = httpx.Cookies({name: str(value) for name, value in cookies.items()})
+    with serving(site.app) as (url, _):
+
+        def refused() -> bool:
+            with httpx.stream("GET", f"{url}{MEETING}/live", cookies=mine) as response:
+                assert response.status_code in {200, 429}
+                return response.status_code == 429
+
+        with ExitStack() as stack:
+            streams = [
+                stack.enter_context(streaming(site, url, mine))
+                for _ in range(live.STREAMS_A_SESSION)
+            ]
+            assert all(stream.next() for stream in streams)
+            assert refused()
+            with streaming(site, url) as other:
+                assert other.next(), "another session is not concerned"
+        deadline = time.monotonic() + SOON_S
+        while refused():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationalError("SELECT", {}, Exception("gone")),
+        InterfaceError("SELECT", {}, Exception("gone")),
+        PoolTimeoutError("no connection is free"),
+    ],
+)
+def test_a_database_that_goes_away_ends_the_stream_and_the_browser_comes_again(
+    site: Site, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    with serving(site.app) as (url, _), streaming(site, url) as stream:
+        assert stream.next()
+        with monkeypatch.context() as patch:
+            patch.setattr("hub.store.queries.meeting_change", fail)
+            assert stream.next() is None
+            client = site.client().sign_in(site.tokens["甲"])
+            assert client.get(f"{MEETING}/live").status_code == 503
+        with streaming(site, url) as again:
+            assert again.next()
 
 
 def test_a_stream_of_nobody_or_of_another_is_refused(site: Site) -> None:
