@@ -219,7 +219,10 @@ def test_a_session_has_so_many_streams_and_no_more(site: Site) -> None:
     ],
 )
 def test_a_database_that_goes_away_ends_the_stream_and_the_browser_comes_again(
-    site: Site, error: Exception, monkeypatch: pytest.MonkeyPatch
+    site: Site,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(*_: object) -> None:
         raise error
@@ -233,6 +236,7 @@ def test_a_database_that_goes_away_ends_the_stream_and_the_browser_comes_again(
             assert client.get(f"{MEETING}/live").status_code == 503
         with streaming(site, url) as again:
             assert again.next()
+    assert "Exception in ASGI application" not in caplog.text
 
 
 def test_a_stream_of_nobody_or_of_another_is_refused(site: Site) -> None:
