@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol, assert_never
 
 from edge.clock import Clock
-from edge.couriers.mqtt import Appended, CourierEvent, JournalState, Opened, Pruned
+from edge.couriers import Appended, JournalEvent, JournalState, Opened, Pruned
 from edge.feedback import ALREADY_RECOGNISED, Feedback, Notice, Outcome, Standing
 from edge.readers import (
     CardGone,
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 class Told(Protocol):
     """Whoever wants to know what became durable: the courier."""
 
-    def tell(self, event: CourierEvent) -> None: ...
+    def tell(self, event: JournalEvent) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class Recorder:
         """The readers' sink."""
         self._events.put(event)
 
-    # what the courier asks: edge.couriers.mqtt.JournalOwner
+    # what the courier asks: edge.couriers.JournalOwner
 
     def release(self, epoch: bytes, through: int) -> None:
         self._events.put(_Release(epoch, through))
@@ -435,6 +435,6 @@ class Recorder:
         """Wall clock less time since boot."""
         return self._clock.wall_ms() - self._clock.boottime_ms()
 
-    def _notify(self, event: CourierEvent) -> None:
+    def _notify(self, event: JournalEvent) -> None:
         if self._listener is not None:
             self._listener.tell(event)

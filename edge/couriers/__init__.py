@@ -1,1 +1,63 @@
-"""Couriers carry signed batches of the journal to the hub, and its receipts back."""
+"""Couriers carry signed batches of the journal to the hub, and its receipts back.
+
+Here is what a courier and the owner of the journal say to each other; it knows no transport.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from protocol.batch import ReaderState
+from protocol.journal import Stamp
+from protocol.roster import Roster
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The journal began an epoch; its first entry is durable."""
+
+    epoch: bytes
+    header_bytes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Everything of `epoch` up to `head` is durable."""
+
+    epoch: bytes
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    epoch: bytes
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class JournalState:
+    """The recorder's statement: nothing was tapped before `at` that is not in the journal."""
+
+    epoch: bytes
+    head: int
+    digest: bytes
+    at: Stamp
+    readers: tuple[ReaderState, ...]
+
+
+JournalEvent = Opened | Appended | Pruned | JournalState
+
+
+class JournalOwner(Protocol):
+    """What the courier asks of the thread that owns the journal."""
+
+    def release(self, epoch: bytes, through: int) -> None: ...
+
+    def new_generation(self, generation: int) -> None: ...
+
+    def alarm(self, reason: str) -> None:
+        """Journal and hub differ: for the doctor. May be said again and again."""
+
+    def new_roster(self, roster: Roster) -> None: ...
+
+    def ask_state(self) -> None:
+        """Answered by a `JournalState` to the courier, once all taps so far are recorded."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -24,6 +24,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from edge.couriers import Appended, JournalEvent, JournalOwner, JournalState, Opened, Pruned
 from edge.enrol import Keys
 from edge.store import JournalError, JournalReader
 from protocol import topics
@@ -31,7 +32,6 @@ from protocol.batch import (
     Heartbeat,
     Hello,
     HubState,
-    ReaderState,
     open_hub_state,
     open_receipt,
     seal_batch,
@@ -39,7 +39,6 @@ from protocol.batch import (
 from protocol.delivery import NewGeneration, Outcome, Refusal, Refused, Released, Sender
 from protocol.errors import RemoteError
 from protocol.identity import MAX_MESSAGE_BYTES, Enrolment, MessageType
-from protocol.journal import Stamp
 from protocol.roster import Roster
 from protocol.topics import Broker
 
@@ -87,45 +86,12 @@ class NotTaken:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """The journal began an epoch; its first entry is durable."""
-
-    epoch: bytes
-    header_bytes: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Appended:
-    """Everything of `epoch` up to `head` is durable."""
-
-    epoch: bytes
-    head: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    epoch: bytes
-    first: int
-
-
-@dataclass(frozen=True, slots=True)
-class JournalState:
-    """The recorder's statement: nothing was tapped before `at` that is not in the journal."""
-
-    epoch: bytes
-    head: int
-    digest: bytes
-    at: Stamp
-    readers: tuple[ReaderState, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Stop:
     pass
 
 
 LinkEvent = Connected | Disconnected | Incoming | Carried | NotTaken
-CourierEvent = LinkEvent | Opened | Appended | Pruned | JournalState | Stop
+CourierEvent = LinkEvent | JournalEvent | Stop
 
 
 class Link:
@@ -261,19 +227,6 @@ class Link:
             self._tell(NotTaken(str(reason)))
         else:
             self._tell(Carried(mid))
-
-
-class JournalOwner(Protocol):
-    """What the courier asks of the thread that owns the journal."""
-
-    def release(self, epoch: bytes, through: int) -> None: ...
-
-    def new_generation(self, generation: int) -> None: ...
-
-    def new_roster(self, roster: Roster) -> None: ...
-
-    def ask_state(self) -> None:
-        """Answered by a `JournalState` to `Courier.tell`, once all taps so far are recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,7 +430,8 @@ class Courier:
             if number is None:
                 self._sender.disconnected()
                 return
-            self._tickets[number] = self._sender.sent(send, batch.last)
+            # a gap may reach further than what was asked for
+            self._tickets[number] = self._sender.sent(send, min(batch.last, send.last))
 
     def _incoming(self, topic: str, payload: bytes) -> None:
         hub = self._enrolment.hub.sign
@@ -510,6 +464,7 @@ class Courier:
                         if not self._health.alarm:
                             log.error("journal and hub differ: %s", what)
                         self._health = replace(self._health, alarm=reason)
+                        self._owner.alarm(reason)
                     self._complain(f"{what}; it was not followed")
 
     def _complain(self, what: str) -> None:

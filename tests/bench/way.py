@@ -174,7 +174,7 @@ class _Way:
         self._courier.stop()
         self._journal.close()
 
-    # edge.couriers.mqtt.JournalOwner
+    # edge.couriers.JournalOwner
 
     def release(self, epoch: bytes, through: int) -> None:
         self._releases.append((through, time.perf_counter()))
@@ -182,6 +182,9 @@ class _Way:
 
     def new_generation(self, generation: int) -> None:
         self._recorder.new_generation(generation)
+
+    def alarm(self, reason: str) -> None:
+        self._recorder.alarm(reason)
 
     def new_roster(self, roster: Roster) -> None:
         self._recorder.new_roster(roster)

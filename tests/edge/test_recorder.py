@@ -4,6 +4,8 @@ The journal is the real one; a full disk is SQLite's own, by `PRAGMA max_page_co
 """
 
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from edge import store
-from edge.couriers.mqtt import Appended, CourierEvent, JournalState, Opened
+from edge.couriers import Appended, JournalEvent, JournalState, Opened
 from edge.feedback import Notice, Outcome, Standing
 from edge.readers import CardRead, CardUnreadable, Down, ReaderDown, ReaderUp, Unreadable
 from edge.recorder import MAX_GROUP, REOPEN_EVERY_MS, SETTLE_MS, STALL_MS, Recorder
@@ -56,9 +58,9 @@ class Door:
 
 @dataclass
 class Listener:
-    events: list[CourierEvent] = field(default_factory=list)
+    events: list[JournalEvent] = field(default_factory=list)
 
-    def tell(self, event: CourierEvent) -> None:
+    def tell(self, event: JournalEvent) -> None:
         self.events.append(event)
 
     def of(self, kind: type[Any]) -> list[Any]:
@@ -160,6 +162,12 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], None]]:
     monkeypatch.setattr(store, "_open", opening)
     yield fill
     fill(False)
+
+
+def test_recording_needs_no_transport() -> None:
+    """A device that is emptied with a USB stick needs no MQTT client."""
+    code = "import sys, edge.recorder; sys.exit('paho' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_no_light_before_the_commit(place: Place) -> None:
