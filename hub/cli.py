@@ -379,7 +379,7 @@ def token_list(config: Config = None) -> None:
         zone = _zone(conn)
         for each in list_tokens(conn):
             made = datetime.fromtimestamp(each.created_ms / 1000, zone)
-            state = "revoked" if each.revoked_ms is not None else "valid"
+            state = each.state(_now_ms())
             print(f"{each.name}\t{each.organisation_code}\t{made:%Y-%m-%d %H:%M}\t{state}")
 
 

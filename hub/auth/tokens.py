@@ -48,6 +48,13 @@ class TokenInfo:
     expires_ms: int | None
     revoked_ms: int | None
 
+    def state(self, now_ms: int) -> str:
+        """In one word, whether it is of use."""
+        if self.revoked_ms is not None:
+            return "revoked"
+        is_over = self.expires_ms is not None and self.expires_ms <= now_ms
+        return "expired" if is_over else "valid"
+
 
 def new_token(
     conn: Connection,

@@ -81,8 +81,3 @@ class Policies:
     def zone(self, at_ms: int) -> ZoneInfo:
         """The district's time zone."""
         return ZoneInfo(self.at(TIME_ZONE, at_ms).value)
-
-
-def district_zone(conn: Connection, at_ms: int) -> ZoneInfo:
-    """The district's time zone at `at_ms`: the one that decides a meeting's day."""
-    return Policies.load(conn).zone(at_ms)

@@ -57,6 +57,8 @@ def test_an_unknown_expired_or_revoked_token_is_nobody(engine: Engine) -> None:
             ("a", None),
             ("b", NOW),
         ]
+        assert [each.state(NOW + 9) for each in list_tokens(conn)] == ["valid", "revoked"]
+        assert [each.state(NOW + 10) for each in list_tokens(conn)] == ["expired", "revoked"]
 
 
 @pytest.mark.parametrize(
