@@ -264,11 +264,15 @@ class CoveringDevice:
 
     name: str
     completeness: Completeness
+    stood: tuple[Validity, ...]
+    """When it stood there; of what lies outside of the window nothing is asked."""
 
 
 NOT_CONFIRMED: Final = "会议是否召开尚未确认"
 NOT_TOLD: Final = "尚无通知本人参会的记录"
 NO_DEVICE: Final = "会场当时没有登记的签到设备"
+NO_MOMENT: Final = "（日期不明）"
+NO_DEVICE_THEN: Final = "会场没有登记的签到设备"
 
 
 def pending_reasons(
@@ -286,7 +290,28 @@ def pending_reasons(
     ]
     if not devices:
         reasons.append(NO_DEVICE)
+    else:
+        reasons += unattended_words(opens_ms, ends_ms, devices, zone)
     return (*reasons, NOT_CONFIRMED, NOT_TOLD)
+
+
+def unattended_words(
+    opens_ms: int, ends_ms: int, devices: Iterable[CoveringDevice], zone: ZoneInfo
+) -> list[str]:
+    """A sentence for each part of the window in which none of the devices stood at the venue."""
+    words = []
+    until_ms = opens_ms
+    spans = [(each.from_ms, each.to_ms) for device in devices for each in device.stood]
+    for from_ms, to_ms in [*sorted(spans, key=lambda span: span[0]), (ends_ms + 1, None)]:
+        if until_ms < min(from_ms, ends_ms + 1):
+            begin, end = (moment(ms, ends_ms, zone) for ms in (until_ms, from_ms))
+            if from_ms > ends_ms:
+                words.append(NO_DEVICE if until_ms == opens_ms else f"{begin}后{NO_DEVICE_THEN}")
+            else:
+                span = f"{end}前" if until_ms == opens_ms else f"{begin}至{end}"
+                words.append(f"{span}{NO_DEVICE_THEN}")
+        until_ms = max(until_ms, ends_ms + 1 if to_ms is None else to_ms)
+    return words
 
 
 def device_words(device: CoveringDevice, opens_ms: int, ends_ms: int, zone: ZoneInfo) -> str:
@@ -311,8 +336,14 @@ def device_words(device: CoveringDevice, opens_ms: int, ends_ms: int, zone: Zone
 
 
 def moment(at_ms: int, near_ms: int, zone: ZoneInfo) -> str:
-    """`at_ms` as local time to the minute; with its date where that is not the day of `near_ms`."""
-    at, near = (datetime.fromtimestamp(ms / 1000, zone) for ms in (at_ms, near_ms))
+    """`at_ms` as local time to the minute; with its date where that is not the day of `near_ms`.
+
+    Of a time that no calendar holds it says so.
+    """
+    try:
+        at, near = (datetime.fromtimestamp(ms / 1000, zone) for ms in (at_ms, near_ms))
+    except (OverflowError, ValueError):
+        return NO_MOMENT
     if at.date() == near.date():
         return f"{at:%H:%M}"
     if at.year == near.year:

@@ -143,6 +143,13 @@ def completeness(
     )
 
 
+def forked_ms(epochs: Iterable[Epoch]) -> dict[bytes, float]:
+    """By epoch: from when on there may have been another history of the device; `inf`: never."""
+    return {
+        key: line.forked_ms for key, line in _lines({each.epoch: each for each in epochs}).items()
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class _Line:
     """An epoch with what was found out about its ancestors and its kin."""

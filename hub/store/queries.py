@@ -15,15 +15,17 @@ else.
 
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
     CTE,
     ColumnElement,
+    CompoundSelect,
     Connection,
     Row,
     Select,
@@ -33,27 +35,39 @@ from sqlalchemy import (
     literal,
     or_,
     select,
-    tuple_,
+    union,
+    union_all,
 )
 
 from hub.domain.attendance import (
     CoveringDevice,
+    Validity,
     device_words,
     pending_reasons,
+    unattended_words,
     verdict_without_tap,
 )
 from hub.domain.completeness import (
+    CLOCKS_APART_MS,
     Completeness,
     Epoch,
     Hole,
     Parent,
     Statement,
     completeness,
+    forked_ms,
 )
 from hub.domain.terms import Body, MeetingKind, OrgKind, Outcome, Verdict
 from hub.store import schema as s
 from hub.store.bulk import chunks
-from hub.store.clocks import SAME_EPOCH, date_by, samples_of
+from hub.store.clocks import (
+    EARLIEST_MS,
+    Boot,
+    believed,
+    date_by,
+    is_believed,
+    samples_of,
+)
 from hub.store.expected import IS_EXPECTED, holds
 
 
@@ -143,7 +157,7 @@ class DeviceState:
     public_id: str
     name: str
     complete: bool
-    """Whether nothing of the meeting's window can be missing."""
+    """Whether nothing of the device's record of the meeting's window can be missing."""
     through_ms: int | None
     last_contact_ms: int | None
     words: str
@@ -158,6 +172,8 @@ class MeetingAttendance:
     rows: tuple[AttendanceRow, ...]
     """The expected by code, then the guests by time."""
     devices: tuple[DeviceState, ...]
+    complete: bool
+    """Whether nothing of the window can be missing: the devices spanned it, and have sent all."""
     unmatched: int
     """Taps in the window, at the venue, of cards that are bound to nobody."""
     unplaced: int
@@ -248,6 +264,12 @@ def meeting_attendance(
         counts=counts,
         rows=rows,
         devices=tuple(_state(each, public_id, row, zone) for public_id, each in devices.values()),
+        complete=all(
+            each.completeness.covers(row.opens_ms, row.ends_ms) for _, each in devices.values()
+        )
+        and not unattended_words(
+            row.opens_ms, row.ends_ms, [each for _, each in devices.values()], zone
+        ),
         unmatched=outcomes[Outcome.UNMATCHED],
         unplaced=outcomes[Outcome.UNPLACED],
         undated=_undated(conn, row, devices),
@@ -622,68 +644,56 @@ def _undated(conn: Connection, meeting: Row[Any], device_ids: Iterable[int]) -> 
 def _covering(conn: Connection, meeting: Row[Any]) -> dict[int, tuple[str, CoveringDevice]]:
     """By id: each device that stood at the venue during the window; its public id and state."""
     p, d = s.placements.c, s.devices.c
-    devices = conn.execute(
-        select(d.id, d.public_id, d.name)
+    stood: dict[Any, list[Validity]] = defaultdict(list)
+    for row in conn.execute(
+        select(d.id, d.public_id, d.name, p.valid_from_ms, p.valid_to_ms)
+        .join(s.placements, p.device_id == d.id)
         .where(
-            d.id.in_(
-                select(p.device_id).where(
-                    p.venue_id == meeting.venue_id,
-                    p.valid_from_ms <= meeting.ends_ms,
-                    or_(p.valid_to_ms.is_(None), p.valid_to_ms > meeting.opens_ms),
-                )
-            )
+            p.venue_id == meeting.venue_id,
+            p.valid_from_ms <= meeting.ends_ms,
+            or_(p.valid_to_ms.is_(None), p.valid_to_ms > meeting.opens_ms),
         )
-        .order_by(d.name)
-    ).all()
-    known = device_completeness(conn, [row.id for row in devices])
+        .order_by(d.name, p.valid_from_ms)
+    ):
+        stood[row.id, str(row.public_id), row.name].append(
+            Validity(row.valid_from_ms, row.valid_to_ms)
+        )
+    known = device_completeness(conn, [device_id for device_id, *_ in stood])
     return {
-        row.id: (str(row.public_id), CoveringDevice(row.name, known[row.id])) for row in devices
+        device_id: (public_id, CoveringDevice(name, known[device_id], tuple(times)))
+        for (device_id, public_id, name), times in stood.items()
     }
 
 
 def device_completeness(conn: Connection, device_ids: Sequence[int]) -> dict[int, Completeness]:
     """Through which time the record of each device is complete. No scope: it names nobody."""
+    rows = _epochs(conn, device_ids)
+    opened = _openings(conn, rows)
     epochs: dict[int, list[Epoch]] = defaultdict(list)
-    boots: dict[tuple[int, bytes], bytes] = {}
-    e = s.epochs.c
-    for row in conn.execute(
-        select(
-            e.device_id,
-            e.epoch,
-            e.boot_id,
-            e.parent_epoch,
-            e.parent_seq,
-            e.parent_digest,
-            e.through,
-            e.through_digest,
-        ).where(e.device_id.in_(device_ids))
-    ):
+    boots: dict[tuple[int, bytes], Boot] = {}
+    for row in rows:
         parent = (
             None
             if row.parent_epoch is None
             else Parent(row.parent_epoch, row.parent_seq, row.parent_digest)
         )
-        epochs[row.device_id].append(Epoch(row.epoch, parent, row.through, row.through_digest))
-        boots[row.device_id, row.epoch] = row.boot_id
-    statements: dict[int, list[Statement]] = defaultdict(list)
-    told = _telling_heartbeats(conn, device_ids)
-    samples = samples_of(
-        conn,
-        (
-            ((row.device_id, boots[row.device_id, row.epoch]), row.boottime_ms)
-            for row in told
-            if not row.trusted and (row.device_id, row.epoch) in boots
-        ),
-    )
-    for heard in told:
-        at_ms: int | None = heard.wall_ms if heard.trusted else None
-        if at_ms is None and (heard.device_id, heard.epoch) in boots:
-            boot = (heard.device_id, boots[heard.device_id, heard.epoch])
-            dated = date_by(samples.get(boot, ()), heard.boottime_ms, None, heard.received_ms)
-            at_ms = dated.earliest_ms if dated.exact else None
-        statements[heard.device_id].append(
-            Statement(heard.epoch, heard.head_seq, heard.head_digest, at_ms, heard.received_ms)
+        head = max(row.told_head or 0, row.island_head or 0)
+        epochs[row.device_id].append(
+            Epoch(row.epoch, parent, row.through, row.through_digest, head, opened[row.id])
         )
+        boots[row.device_id, row.epoch] = (row.device_id, row.boot_id)
+    statements = _statements(conn, _telling_heartbeats(conn, device_ids), boots)
+    for device_id in device_ids:
+        # The last of an epoch may be of a time in which there was another history already.
+        forked = forked_ms(epochs[device_id])
+        for each in tuple(statements[device_id]):
+            if each.at_ms is not None and inf > forked.get(each.epoch, inf) <= each.at_ms:
+                before = _held(forked[each.epoch]).where(
+                    s.epochs.c.device_id == device_id, s.epochs.c.epoch == each.epoch
+                )
+                statements[device_id] += _statements(conn, _heartbeats(conn, before), boots)[
+                    device_id
+                ]
     holes = _holes(conn, device_ids)
     return {
         device_id: completeness(epochs[device_id], statements[device_id], holes[device_id])
@@ -691,67 +701,168 @@ def device_completeness(conn: Connection, device_ids: Sequence[int]) -> dict[int
     }
 
 
-def _telling_heartbeats(conn: Connection, device_ids: Sequence[int]) -> Sequence[Any]:
-    """Of each epoch the last heartbeat whose entries are held, and of each device the newest."""
-    h = s.heartbeats.c
-    held = (
-        select(h.device_id, h.epoch, func.max(h.boottime_ms).label("boottime_ms"))
-        .join(s.epochs, and_(SAME_EPOCH, h.head_seq <= s.epochs.c.through))
-        .where(h.device_id.in_(device_ids))
-        .group_by(h.device_id, h.epoch)
-        .subquery("held")
-    )
-    newest = (
-        select(h.device_id, func.max(h.received_ms).label("received_ms"))
-        .where(h.device_id.in_(device_ids))
-        .group_by(h.device_id)
-        .subquery("newest")
-    )
+def _epochs(conn: Connection, device_ids: Sequence[int]) -> Sequence[Row[Any]]:
+    """All epochs, with the last entry of each that a heartbeat or an island tells of."""
+    e, h, i = s.epochs.c, s.heartbeats.c, s.islands.c
+    told = select(func.max(h.head_seq)).where(h.device_id == e.device_id, h.epoch == e.epoch)
+    beyond = select(func.max(i.last)).where(i.epoch_id == e.id)
+    received = select(func.min(s.batches.c.received_ms)).where(s.batches.c.epoch_id == e.id)
     return conn.execute(
         select(
-            h.device_id,
-            h.epoch,
-            h.head_seq,
-            h.head_digest,
-            h.boottime_ms,
-            h.wall_ms,
-            h.trusted,
-            h.received_ms,
-        ).where(
-            h.device_id.in_(device_ids),
-            or_(
-                tuple_(h.device_id, h.epoch, h.boottime_ms).in_(
-                    select(held.c.device_id, held.c.epoch, held.c.boottime_ms)
-                ),
-                tuple_(h.device_id, h.received_ms).in_(
-                    select(newest.c.device_id, newest.c.received_ms)
-                ),
-            ),
-        )
+            s.epochs,
+            told.scalar_subquery().label("told_head"),
+            beyond.scalar_subquery().label("island_head"),
+            received.scalar_subquery().label("received_ms"),
+        ).where(e.device_id.in_(device_ids))
     ).all()
 
 
+def _openings(conn: Connection, epochs: Sequence[Row[Any]]) -> dict[int, int | None]:
+    """By epoch's id: when it was opened, as far as that is known.
+
+    One whose own clock was not trusted is dated by its boot, if it begins a history beside another.
+    """
+    beside = Counter((row.device_id, row.parent_epoch) for row in epochs)
+    asked = [
+        row
+        for row in epochs
+        if not row.opened_trusted and beside[row.device_id, row.parent_epoch] > 1
+    ]
+    samples = samples_of(
+        conn, (((row.device_id, row.boot_id), row.opened_boottime_ms) for row in asked)
+    )
+    opened: dict[int, int | None] = {}
+    for row in epochs:
+        opened[row.id] = None
+        if row.received_ms is None:
+            continue
+        if row.opened_trusted:
+            if believed(row.opened_wall_ms, row.received_ms):
+                opened[row.id] = row.opened_wall_ms
+            continue
+        of_boot = samples.get((row.device_id, row.boot_id), ())
+        dated = date_by(of_boot, row.opened_boottime_ms, None, row.received_ms)
+        opened[row.id] = dated.earliest_ms if dated.exact else None
+    return opened
+
+
+def _held(before_ms: float = inf) -> Select[Any]:
+    """Of each epoch the id of its last heartbeat whose entries are held.
+
+    None whose clock is surely wrong, and none that says that it is of `before_ms` or later.
+    """
+    e, h = s.epochs.c, s.heartbeats.c
+    plausible = is_believed(h.wall_ms, h.received_ms)
+    last = (
+        select(h.id)
+        .where(
+            h.device_id == e.device_id,
+            h.epoch == e.epoch,
+            h.head_seq <= e.through,
+            or_(~h.trusted, plausible)
+            if before_ms == inf
+            else and_(h.trusted, plausible, h.wall_ms < before_ms),
+        )
+        .order_by(h.boottime_ms.desc())
+        .limit(1)
+    )
+    return select(last.scalar_subquery()).select_from(s.epochs)
+
+
+def _telling_heartbeats(conn: Connection, device_ids: Sequence[int]) -> Sequence[Any]:
+    """Of each epoch the last heartbeat whose entries are held, and of each device the newest."""
+    h, d = s.heartbeats.c, s.devices.c
+    newest = (
+        select(h.id)
+        .where(h.device_id == d.id)
+        .order_by(h.received_ms.desc(), h.boottime_ms.desc(), h.head_seq.desc(), h.id.desc())
+        .limit(1)
+    )
+    return _heartbeats(
+        conn,
+        union(
+            _held().where(s.epochs.c.device_id.in_(device_ids)),
+            select(newest.scalar_subquery()).where(d.id.in_(device_ids)),
+        ),
+    )
+
+
+def _heartbeats(conn: Connection, ids: Select[Any] | CompoundSelect[Any]) -> Sequence[Any]:
+    return conn.execute(select(s.heartbeats).where(s.heartbeats.c.id.in_(ids))).all()
+
+
+def _statements(
+    conn: Connection, told: Sequence[Any], boots: Mapping[tuple[int, bytes], Boot]
+) -> dict[int, list[Statement]]:
+    """By device's id, what these heartbeats state, dated as well as can be."""
+    statements: dict[int, list[Statement]] = defaultdict(list)
+    samples = samples_of(
+        conn,
+        (
+            (boots[row.device_id, row.epoch], row.boottime_ms)
+            for row in told
+            if not row.trusted and (row.device_id, row.epoch) in boots
+        ),
+    )
+    for heard in told:
+        at_ms: int | None = None
+        if heard.trusted:
+            at_ms = heard.wall_ms if heard.wall_ms >= EARLIEST_MS else None
+        elif (heard.device_id, heard.epoch) in boots:
+            of_boot = samples.get(boots[heard.device_id, heard.epoch], ())
+            dated = date_by(of_boot, heard.boottime_ms, None, heard.received_ms)
+            at_ms = dated.earliest_ms if dated.exact else None
+        statements[heard.device_id].append(
+            Statement(heard.epoch, heard.head_seq, heard.head_digest, at_ms, heard.received_ms)
+        )
+    return statements
+
+
 def _holes(conn: Connection, device_ids: Sequence[int]) -> dict[int, list[Hole]]:
-    """The stated gaps, bounded by the trusted times of the entries beside them."""
-    before, after = s.entries.alias("before"), s.entries.alias("after")
-    g = s.gaps.c
+    """What cannot be read: stated gaps, and entries that no code here can decode.
+
+    Bounded by the trusted times nearest to them in their epoch, and by when the hub was told.
+    """
+    e, b, g = s.entries.c, s.batches.c, s.gaps.c
+    broken = (
+        select(
+            e.epoch_id,
+            e.seq,
+            b.received_ms,
+            (e.seq - func.row_number().over(partition_by=e.epoch_id, order_by=e.seq)).label("run"),
+        )
+        .join(s.epochs, s.epochs.c.id == e.epoch_id)
+        .join(s.batches, b.id == e.batch_id)
+        .where(s.epochs.c.device_id.in_(device_ids), e.problem.is_not(None))
+        .subquery("broken")
+    )
+    hole = union_all(
+        select(g.epoch_id, g.first, g.last, b.received_ms)
+        .join(s.epochs, s.epochs.c.id == g.epoch_id)
+        .join(s.batches, b.id == g.batch_id)
+        .where(s.epochs.c.device_id.in_(device_ids)),
+        select(
+            broken.c.epoch_id,
+            func.min(broken.c.seq),
+            func.max(broken.c.seq),
+            func.max(broken.c.received_ms),
+        ).group_by(broken.c.epoch_id, broken.c.run),
+    ).subquery("hole")
+    beside = (
+        select(e.wall_ms)
+        .join(s.batches, b.id == e.batch_id)
+        .where(e.epoch_id == hole.c.epoch_id, e.trusted, is_believed(e.wall_ms, b.received_ms))
+        .limit(1)
+    )
+    earliest = beside.where(e.seq < hole.c.first).order_by(e.seq.desc()).scalar_subquery()
+    latest = beside.where(e.seq > hole.c.last).order_by(e.seq).scalar_subquery()
     found: dict[int, list[Hole]] = defaultdict(list)
     for row in conn.execute(
         select(
             s.epochs.c.device_id,
-            before.c.wall_ms.label("earliest_ms"),
-            after.c.wall_ms.label("latest_ms"),
-        )
-        .select_from(s.gaps)
-        .join(s.epochs, s.epochs.c.id == g.epoch_id)
-        .outerjoin(
-            before,
-            and_(before.c.epoch_id == g.epoch_id, before.c.seq == g.first - 1, before.c.trusted),
-        )
-        .outerjoin(
-            after, and_(after.c.epoch_id == g.epoch_id, after.c.seq == g.last + 1, after.c.trusted)
-        )
-        .where(s.epochs.c.device_id.in_(device_ids))
+            earliest.label("earliest_ms"),
+            func.coalesce(latest, hole.c.received_ms + CLOCKS_APART_MS).label("latest_ms"),
+        ).join(s.epochs, s.epochs.c.id == hole.c.epoch_id)
     ):
         found[row.device_id].append(Hole(row.earliest_ms, row.latest_ms))
     return found

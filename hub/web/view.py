@@ -13,7 +13,6 @@ from hub.domain.terms import Verdict
 from hub.store.queries import (
     AttendanceRow,
     Counts,
-    DeviceState,
     MeetingAttendance,
     MeetingCounts,
     MeetingHead,
@@ -233,7 +232,7 @@ def attendance(found: MeetingAttendance, zone: ZoneInfo) -> Attendance:
     members.sort(key=lambda each: (_ORDER.index(each[0].verdict), each[0].at_ms or 0))
     came = [each for each in people if each[0].at_ms is not None]
     came.sort(key=lambda each: each[0].at_ms or 0, reverse=True)
-    record_icon, record = _record(found.devices, state)
+    record_icon, record = _record(found, state)
     return Attendance(
         public_id=head.public_id,
         title=head.title,
@@ -294,13 +293,15 @@ def _check_in(head: MeetingHead, starts: datetime, zone: ZoneInfo) -> str:
     return f"{when} 开始，{late:%H:%M} 以后算迟到"
 
 
-def _record(devices: tuple[DeviceState, ...], state: Phase) -> tuple[str, str]:
+def _record(found: MeetingAttendance, state: Phase) -> tuple[str, str]:
     if state is Phase.CANCELLED:
         return "stop", "会议已取消。"
-    if not devices:
+    if not found.devices:
         return "alert", "会场没有登记签到设备，刷卡情况无从得知。"
-    if all(each.complete for each in devices):
+    if found.complete:
         return "ok", "会议期间的刷卡记录已全部收齐。"
+    if state is Phase.OVER and all(each.complete for each in found.devices):
+        return "alert", "会议期间有一段时间会场没有登记的签到设备，那时的刷卡情况无从得知。"
     if state is Phase.OVER:
         return "alert", "会议期间的刷卡记录还没有收齐，实到人数可能增加。"
     return "open", "会议结束后才能确认记录是否收齐。"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hub.domain.attendance import (
     MINUTE_MS,
     NO_DEVICE,
+    NO_MOMENT,
     Calendar,
     CheckIn,
     CoveringDevice,
@@ -218,7 +219,7 @@ def test_each_check_in_is_the_earliest_of_the_taps_that_say_it(
 
 def device(through: int | None, obstacle: Obstacle | None = None, **more: object) -> CoveringDevice:
     known = Completeness(through, obstacle, minutes(-20))
-    return CoveringDevice("3", replace(known, **more))  # type: ignore[arg-type]
+    return CoveringDevice("3", replace(known, **more), (Validity(0, None),))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -258,6 +259,57 @@ def test_pending_is_never_without_a_reason() -> None:
         len(pending_reasons(MEETING.opens_ms, MEETING.ends_ms, [device(minutes(72))], CHINA)) == 2
     )
     assert NO_DEVICE in pending_reasons(MEETING.opens_ms, MEETING.ends_ms, [], CHINA)
+
+
+@pytest.mark.parametrize(
+    ("stood", "words"),
+    [
+        ([(None, None)], []),
+        ([(-31, 61)], []),
+        ([(-30, 60)], ["{60}后会场没有登记的签到设备"]),
+        ([(0, None)], ["{0}前会场没有登记的签到设备"]),
+        ([(None, 0)], ["{0}后会场没有登记的签到设备"]),
+        # One carried away, another brought; first with, then without a time in between.
+        ([(10, None), (None, 10)], []),
+        ([(None, 9), (10, None)], ["{9}至{10}会场没有登记的签到设备"]),
+        (
+            [(20, 21), (-10, 40), (41, 42)],
+            [
+                "{-10}前会场没有登记的签到设备",
+                "{40}至{41}会场没有登记的签到设备",
+                "{42}后会场没有登记的签到设备",
+            ],
+        ),
+        ([(-40, None), (-40, 50)], []),
+        ([(None, -30)], [NO_DEVICE]),
+        ([(61, None)], [NO_DEVICE]),
+    ],
+)
+def test_devices_that_were_there_for_a_part_of_it_leave_the_rest_open(
+    stood: list[tuple[int | None, int | None]], words: list[str]
+) -> None:
+    covering = [
+        replace(
+            device(minutes(72)),
+            stood=(
+                Validity(
+                    0 if since is None else minutes(since), None if to is None else minutes(to)
+                ),
+            ),
+        )
+        for since, to in stood
+    ]
+    for number in (-10, 0, 9, 10, 40, 41, 42, 60):
+        at = moment(minutes(number), MEETING.ends_ms, CHINA)
+        words = [each.replace(f"{{{number}}}", at) for each in words]
+    reasons = pending_reasons(MEETING.opens_ms, MEETING.ends_ms, covering, CHINA)
+    assert list(reasons[:-2]) == words
+
+
+@pytest.mark.parametrize("at", [1 << 62, -(1 << 62), 1 << 48, 1 << 100])
+def test_a_moment_that_no_calendar_holds_has_words(at: int) -> None:
+    assert moment(at, 0, CHINA) == NO_MOMENT
+    assert moment(0, at, CHINA) == NO_MOMENT
 
 
 def test_a_moment_names_its_day_where_it_is_another() -> None:

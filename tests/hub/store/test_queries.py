@@ -4,19 +4,23 @@ import dataclasses
 import inspect
 import json
 import random
+import re
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, delete, event, func, insert, select, update
 
 from hub.derive import derive_batch, memberships, rebuild
-from hub.domain.attendance import NO_DEVICE, NOT_CONFIRMED, NOT_TOLD, expected
+from hub.domain.attendance import NO_DEVICE, NOT_CONFIRMED, NOT_TOLD, expected, moment
+from hub.domain.completeness import Completeness, Obstacle
 from hub.domain.terms import MeetingKind, Verdict
 from hub.store import queries
 from hub.store import schema as s
 from hub.store.queries import (
     EVERYTHING,
     Counts,
+    MeetingAttendance,
     device_completeness,
     meeting_attendance,
     meeting_change,
@@ -290,6 +294,157 @@ def test_an_untrusted_heartbeat_counts_once_its_boot_is_dated(engine: Engine) ->
         assert device_completeness(conn, [device])[device].through_ms is None
         world.batch("e", 2, [Entry(20 * 60_000, minutes(80), trusted=True)])
         assert device_completeness(conn, [device])[device].through_ms == minutes(70)
+
+
+def completeness_of(world: World) -> Completeness:
+    (known,) = device_completeness(world.conn, [world.ids["一号"]]).values()
+    return known
+
+
+def test_what_its_own_statements_and_islands_tell_of_is_missed(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.epoch("e", "一号")
+        world.batch("e", 1, [Entry(1, minutes(1), trusted=True)] * 5)
+        # Its card is put back to where entry 5 was the last.
+        world.epoch("f", "一号", boot="later", parent=("e", 5))
+        world.batch("f", 1, [Entry(1, minutes(50), trusted=True)])
+        world.heartbeat("一号", "f", 1, Entry(9, minutes(65), trusted=True), minutes(65))
+        assert completeness_of(world).covers(minutes(-30), minutes(60))
+        beat = world.heartbeat("一号", "e", 10, Entry(2, minutes(10), trusted=True), minutes(10))
+        assert completeness_of(world).obstacle is Obstacle.FORKED
+        conn.execute(delete(s.heartbeats).where(s.heartbeats.c.id == beat))
+        assert completeness_of(world).obstacle is None
+        conn.execute(
+            insert(s.islands).values(
+                epoch_id=world.ids["e"], first=8, last=8, previous_digest=b"", last_digest=b""
+            )
+        )
+        assert completeness_of(world).obstacle is Obstacle.FORKED
+
+
+def test_a_statement_of_a_time_to_come_covers_nothing(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.epoch("e", "一号")
+        world.batch("e", 1, [Entry(1, minutes(1), trusted=True)])
+        world.heartbeat("一号", "e", 1, Entry(7, minutes(7), trusted=True), minutes(7))
+        # An hour fast, in the middle of the meeting.
+        world.heartbeat("一号", "e", 1, Entry(20, minutes(80), trusted=True), minutes(20))
+        known = completeness_of(world)
+        assert (known.through_ms, known.obstacle) == (minutes(7), Obstacle.AHEAD)
+        found = meeting_attendance(conn, EVERYTHING, "会", minutes(90), CHINA)
+        assert found is not None
+        assert Obstacle.AHEAD.zh in found.devices[0].words
+        assert not found.complete
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_new_card_takes_back_nothing_of_before(engine: Engine, trusted: bool) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.epoch("e", "一号")
+        world.batch("e", 1, [Entry(1, minutes(1), trusted=True)])
+        for at in (30, 65, 75):  # the old card goes on for a while
+            world.heartbeat("一号", "e", 1, Entry(at, minutes(at), trusted=True), minutes(at))
+        opened = Entry(5 * 60_000, minutes(70) if trusted else 7, trusted)
+        world.epoch("new", "一号", boot="new", opened=opened)
+        if trusted:
+            world.batch("new", 1, [Entry(1, 1, trusted=False)])
+        else:
+            world.batch("new", 1, [Entry(10 * 60_000, minutes(75), trusted=True)])
+        world.heartbeat("一号", "new", 1, Entry(99 * 60_000, minutes(164), True), minutes(164))
+        known = completeness_of(world)
+        assert (known.through_ms, known.obstacle) == (minutes(65), Obstacle.FORKED)
+        assert known.covers(minutes(-30), minutes(60))
+
+
+def test_a_device_that_was_there_for_a_minute_does_not_make_a_meeting_complete(
+    engine: Engine,
+) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.epoch("e", "一号")
+        world.batch("e", 1, [Entry(1, minutes(1), trusted=True)])
+        world.heartbeat("一号", "e", 1, Entry(9, minutes(65), trusted=True), minutes(65))
+
+        def found() -> MeetingAttendance:
+            found = meeting_attendance(conn, EVERYTHING, "会", minutes(90), CHINA)
+            assert found is not None
+            assert found.devices[0].complete
+            return found
+
+        assert found().complete
+        conn.execute(update(s.placements).values(valid_from_ms=minutes(59)))
+        assert not found().complete
+        gap = f"{moment(minutes(59), minutes(59), CHINA)}前会场没有登记的签到设备"
+        assert found().reasons == (gap, NOT_CONFIRMED, NOT_TOLD)
+        # It came back: two placements, one device.
+        world.device("一号", "礼堂", LONG_AGO, minutes(59))
+        assert found().complete
+        assert len(found().devices) == 1
+
+
+def test_entries_that_cannot_be_read_are_holes_between_their_trusted_neighbours(
+    engine: Engine,
+) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.epoch("e", "一号")
+        times = [-50, -48, -40, 0, 1, 2, 70]
+        world.batch("e", 1, [Entry(at, minutes(at), at != -48) for at in times], minutes(80))
+        world.heartbeat("一号", "e", 7, Entry(99, minutes(81), trusted=True), minutes(81))
+
+        def broken(*seqs: int) -> set[tuple[int | None, int | None]]:
+            conn.execute(
+                update(s.entries)
+                .where(s.entries.c.seq.in_(seqs))
+                .values(kind=0, trusted=None, wall_ms=None, boottime_ms=None, problem="?")
+            )
+            return {(each.earliest_ms, each.latest_ms) for each in completeness_of(world).holes}
+
+        assert broken() == set()
+        assert broken(3) == {(minutes(-50), minutes(0))}
+        assert broken(5) == {(minutes(-50), minutes(0)), (minutes(0), minutes(2))}
+        assert not completeness_of(world).covers(minutes(-30), minutes(60))
+        assert completeness_of(world).covers(minutes(3), minutes(60))
+        assert broken(6) == {(minutes(-50), minutes(0)), (minutes(0), minutes(70))}
+        # Neither begun by anything trusted, nor followed: it was before the hub had it.
+        assert broken(1, 2, 4, 7) == {(None, minutes(81))}
+
+
+@pytest.mark.parametrize("boots", [2, 40])
+def test_a_page_asks_as_much_after_a_year_as_after_a_day(engine: Engine, boots: int) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        asked.append((statement, parameters))
+
+    with engine.begin() as conn:
+        world = district(conn)
+        before = None
+        for number in range(boots):
+            name = f"e{number}"
+            world.epoch(name, "一号", boot=name, parent=before)
+            before = (name, 1)
+            world.batch(name, 1, [Entry(1, 1, trusted=False)])
+            for at in (1, 2, 3):
+                beat = Entry(at, at, trusted=False)
+                world.heartbeat("一号", name, 1, beat, minutes(200 + number))
+        event.listen(engine, "before_cursor_execute", note)
+        try:
+            assert meeting_attendance(conn, EVERYTHING, "会", minutes(500), CHINA) is not None
+        finally:
+            event.remove(engine, "before_cursor_execute", note)
+        assert len(asked) <= 16
+        if engine.dialect.name == "sqlite":
+            for statement, parameters in asked:
+                plan = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+                for row in plan:
+                    assert not re.match(r"SCAN (heartbeats|entries|readings|batches)", row[3]), (
+                        statement,
+                        row,
+                    )
 
 
 def test_a_stated_gap_in_the_window_shows(engine: Engine) -> None:
