@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,11 +21,11 @@ from edge.couriers import mqtt
 from edge.couriers.mqtt import Courier
 from edge.enrol import Keys
 from edge.recorder import Recorder
-from edge.store import Owner
+from edge.store import Journal, JournalReader, Owner
 from protocol import topics
 from protocol.batch import Batch, Hello, HubState, Parcel, Receipt, header_of
 from protocol.identity import Enrolment, HubKeys, MessageType, OpeningKey, Signed, SigningKey
-from protocol.journal import chain_next, chain_start
+from protocol.journal import ClockSample, Gap, Stamp, link
 from protocol.topics import Broker
 from tests.edge.test_recorder import Door, card
 from tests.fakes.clock import FakeClock
@@ -44,6 +45,7 @@ class Hub:
     generation: int = 7
     session: int = 1
     through: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    gaps: set[tuple[int, int]] = field(default_factory=set)
     hellos: int = 0
     answering: bool = True
 
@@ -87,15 +89,12 @@ class Hub:
         signed = Signed.parse(Parcel.decode(message.payload).signed, MessageType.BATCH)
         batch = Batch.decode(signed.verify(self.edge_sign))
         epoch = header_of(batch, edge).epoch
-        through, digest = self.through.get(epoch, (0, chain_start(batch.header_bytes)))
+        through, _ = self.through.get(epoch, (0, b""))
         if batch.first <= through + 1 <= batch.last:
-            seq, digest = batch.first, batch.previous
-            for item in batch.items:
-                assert isinstance(item, bytes)
-                digest = chain_next(digest, item)
-                seq += 1
-            through = seq - 1
-            self.through[epoch] = through, digest
+            *_, end = link(batch.first, batch.previous, batch.items)
+            self.gaps |= {(gap.first, gap.last) for gap in batch.items if isinstance(gap, Gap)}
+            through = end.last
+            self.through[epoch] = through, end.digest
         if self.answering and through:
             self.send(self.receipt(Receipt(edge, self.generation, epoch, *self.through[epoch])))
 
@@ -192,6 +191,42 @@ def test_the_broker_comes_late_and_dies(make: MakePlace, rig_dir: Path) -> None:
             wait_for(hub.client.is_connected, "the hub again")
             place.wait_all(hub, 15)
         hub.stop()
+
+
+def test_more_missing_entries_than_a_batch_holds_are_a_gap_and_the_others_flow(
+    make: MakePlace, mosquitto: Mosquitto
+) -> None:
+    place = make(mosquitto.port)
+    at = Stamp(1, 1_777_000_000_000, trusted=True)
+    journal = Journal.open(place.data, place.recorder._owner, bytes(16), at)
+    journal.append([ClockSample(at) for _ in range(999)])
+    journal.close()
+    with sqlite3.connect(place.data / "journal.db") as db:
+        db.execute("DELETE FROM entries WHERE seq BETWEEN 1 AND 600")
+    db.close()
+    hub = place.hub(mosquitto.port).start()
+    place.start()
+    place.tap()
+    wait_for(lambda: hub.entries() == 1_000 + 2, "everything that is there, and the gap")
+    wait_for(lambda: place.courier.health().unreceipted == 0, "receipts")
+    assert hub.gaps == {(1, 601)}
+    hub.stop()
+
+
+def test_a_tap_is_at_the_hub_at_once(make: MakePlace, mosquitto: Mosquitto) -> None:
+    place = make(mosquitto.port).start()
+    hub = place.hub(mosquitto.port).start()
+    place.tap()
+    place.wait_all(hub)
+    took = []
+    for _ in range(7):
+        time.sleep(0.15)
+        place.tap()
+        began = time.monotonic()
+        place.wait_all(hub)
+        took.append(time.monotonic() - began)
+    assert sorted(took)[3] < 0.1, took
+    hub.stop()
 
 
 def test_a_hub_that_comes_late_is_served_at_once(make: MakePlace, rig_dir: Path) -> None:
@@ -296,6 +331,9 @@ def test_hostile_receipts_free_nothing_and_hold_up_nothing(
     ours = [each for each in caplog.records if each.name.startswith("edge")]
     assert 0 < len(ours) < 20, "a flood must not become one of the log"
     assert place.courier.health().alarm, "a receipt that differs is an alarm"
+    reader = JournalReader(place.data)
+    wait_for(lambda: reader.alarm() == place.courier.health().alarm, "an alarm for the doctor")
+    reader.close()
     hub.answering = True
     place.tap()
     place.wait_all(hub)
