@@ -39,11 +39,14 @@ class Newcomer:
     sign: SigningKey = field(default_factory=SigningKey.generate)
     seal: bytes = field(default_factory=lambda: OpeningKey.generate().public)
 
-    def enrol(self, now_ms: int = NOW, *, verifier: bytes | None = None) -> bytes:
+    def proof(self, verifier: bytes | None = None) -> bytes:
         fingerprint = self.keyring.public().fingerprint()
         verifier = verifier or self.added.code.verifier()
-        proof = enrolment_proof(verifier, self.sign.public, self.seal, fingerprint)
+        return enrolment_proof(verifier, self.sign.public, self.seal, fingerprint)
+
+    def enrol(self, now_ms: int = NOW, *, verifier: bytes | None = None) -> bytes:
         keys = self.sign.public, self.seal
+        proof = self.proof(verifier)
         return enrol(self.engine, self.keyring, "mqtt://h", keys, proof, now_ms)
 
     def refused(self, now_ms: int = NOW, *, verifier: bytes | None = None) -> int:
@@ -120,7 +123,8 @@ def test_a_lost_reply_is_repeated_also_when_the_code_is_over_meanwhile(newcomer:
     used_ms = NOW + CODE_VALID_MS - 1
     newcomer.enrol(used_ms)
     again = newcomer.enrol(used_ms + REPEAT_MS)
-    assert open_enrolment(again, newcomer.added.code, newcomer.sign.public).name == "D"
+    enrolment = open_enrolment(again, newcomer.added.code, newcomer.sign.public, newcomer.proof())
+    assert enrolment.name == "D"
     thief = Newcomer(newcomer.engine, newcomer.keyring, newcomer.added)
     assert thief.refused(used_ms + REPEAT_MS) == 409
     assert newcomer.refused(used_ms + REPEAT_MS + 1) == 403
