@@ -23,6 +23,8 @@ class Reason(StrEnum):
     UNKNOWN_HUB_KEY = "unknown_hub_key"
     DAMAGED_SUBJECTS = "damaged_subjects"
     CONFLICT = "conflict"
+    BROKEN_ENTRY = "broken_entry"
+    """The one that is counted although its batch is taken: an entry in it cannot be decoded."""
 
 
 class ShuakaError(Exception):

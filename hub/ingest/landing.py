@@ -6,8 +6,8 @@ its reason and leaves no fact behind (an epoch that its signed header opened sta
 stops the others.
 
 What is validly signed by an active device is kept and receipted, also where an entry in it cannot
-be decoded; anything else is never receipted, since a receipt for a damaged batch would make the
-edge throw the good one away.
+be decoded (each such entry is counted as well); anything else is never receipted, since a receipt
+for a damaged batch would make the edge throw the good one away.
 """
 
 import json
@@ -69,6 +69,7 @@ class Landed:
     batches: int = 0
     heartbeats: int = 0
     rejected: Counter[Reason] = field(default_factory=Counter)
+    """Messages that were not taken, and entries that were, and cannot be decoded."""
     heard: dict[bytes, bool] = field(default_factory=dict)
     """Edges that said a hello (True) or a heartbeat (False): they may want a roster."""
 
@@ -202,7 +203,7 @@ class _Run:
             try:
                 self._take(each)
             except RemoteError as error:
-                self._reject(each.message, error)
+                self._reject(each.message, error.reason)
         self._write()
         self._landed.receipts = [
             epoch.mark.receipt(epoch.device.edge, self._generation(), epoch.header.epoch)
@@ -219,7 +220,7 @@ class _Run:
             try:
                 addressed.append((message, *parse_up(message.topic)))
             except RemoteError as error:
-                self._reject(message, error)
+                self._reject(message, error.reason)
         devices = self._devices({edge for _, edge, _ in addressed})
         arrived = []
         for message, edge, channel in addressed:
@@ -231,7 +232,7 @@ class _Run:
                     raise RemoteError(Reason.INACTIVE_DEVICE, f"the device is {device}")  # noqa: TRY301
                 arrived.append(_read(message, device, channel))
             except RemoteError as error:
-                self._reject(message, error)
+                self._reject(message, error.reason)
         return arrived
 
     def _devices(self, edges: set[bytes]) -> Mapping[bytes, "_Device | DeviceStatus"]:
@@ -384,6 +385,9 @@ class _Run:
         self._give_back(epoch, batch, accepted.returned)
         self._landed.batches += 1
         self._landed.entries += len(rows)
+        for row in rows:
+            if row["problem"] is not None:
+                self._reject(each.message, Reason.BROKEN_ENTRY, row["body"])
 
     def _facts(
         self,
@@ -602,17 +606,19 @@ class _Run:
                     ],
                 )
 
-    def _reject(self, message: Message, error: RemoteError) -> None:
-        self._landed.rejected[error.reason] += 1
+    def _reject(self, message: Message, reason: Reason, what: bytes | None = None) -> None:
+        """Counts `what`, which is the whole message unless it is said."""
+        what = message.payload if what is None else what
+        self._landed.rejected[reason] += 1
         if len(self._rejections) < SAMPLES_A_LANDING:
             topic = message.topic[:200].encode("utf-8", "replace").decode().replace("\x00", "�")
             parts = topic.split("/")
             self._rejections.append(
                 {
-                    "reason": error.reason,
+                    "reason": reason,
                     "topic": topic,
-                    "size": len(message.payload),
-                    "sample": message.payload[:SAMPLE_BYTES],
+                    "size": len(what),
+                    "sample": what[:SAMPLE_BYTES],
                     "edge": parts[3][:64] if len(parts) > 3 else None,
                     "at_ms": self._now_ms,
                 }

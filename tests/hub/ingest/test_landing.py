@@ -216,6 +216,13 @@ def test_broken_entries_in_a_valid_batch_are_kept_byte_for_byte_and_receipted(
         ).all()
     assert [bytes(row.body) for row in rows] == broken
     assert all(row.problem for row in rows)
+    # Once each, however often they come.
+    assert landed.rejected == {Reason.BROKEN_ENTRY: len(broken)}
+    assert not hub.land((edge.topic(), edge.payload())).rejected
+    assert hub.rejected() == {Reason.BROKEN_ENTRY: len(broken)}
+    with hub.engine.begin() as conn:
+        samples = conn.execute(select(s.rejections.c.topic, s.rejections.c.sample)).all()
+    assert [tuple(each) for each in samples] == [(edge.topic(), body) for body in broken]
 
 
 def test_a_stated_gap_lets_the_mark_pass_and_stays_visible(hub: Hub, edge: FakeEdge) -> None:
