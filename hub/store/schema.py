@@ -415,7 +415,7 @@ heartbeats = Table(
     metadata,
     _key(),
     _ref("device_id", "devices.id"),
-    # The epoch as the device names it: a heartbeat may overtake the epoch's first batch.
+    # The epoch as the device names it; the hub had its header by then, but maybe no entry.
     Column("epoch", LargeBinary(), nullable=False),
     Column("head_seq", BigInteger(), nullable=False),
     Column("head_digest", LargeBinary(), nullable=False),
@@ -430,7 +430,7 @@ heartbeats = Table(
     Column("readers", Text(), nullable=False),
     Column("signed", LargeBinary(), nullable=False),
     _ms("received_ms"),
-    # False until `hub.derive` has taken it as a sample of the device's clock.
+    # False until `hub.derive` has looked whether its clock dates anything.
     Column("derived", Boolean(), nullable=False, server_default=false()),
     UniqueConstraint("device_id", "epoch", "boottime_ms", "head_seq"),
     Index(None, "device_id", "received_ms"),
