@@ -66,7 +66,9 @@ def add_device(
     if not name.strip() or len(name) > MAX_NAME_CHARS or not name.isprintable():
         raise DeviceError(f"{name!r}: a name has 1 to {MAX_NAME_CHARS} printable characters")
     venue = _venue(conn, venue_code)
-    found = conn.execute(select(s.devices).where(s.devices.c.name == name)).one_or_none()
+    found = conn.execute(
+        select(s.devices).where(s.devices.c.name == name).with_for_update()
+    ).one_or_none()
     if found is not None and found.status != DeviceStatus.PENDING:
         raise DeviceError(f"{name!r}: a device of this name is {found.status.lower()} already")
     if found is None:
