@@ -183,7 +183,9 @@ class Link:
         if self._stopping.is_set():  # `stop` may have looked before there was a client
             client.disconnect()
         try:
-            client.loop_forever()
+            # Not loop_forever(): that lets a `publish` of another thread wait for its next second.
+            while client.loop(timeout=1.0) == paho.MQTT_ERR_SUCCESS:
+                pass
         finally:
             self._client = None
             with contextlib.suppress(OSError):
