@@ -10,7 +10,7 @@ from hub.auth.tokens import revoke
 from hub.store import schema as s
 from hub.web.routes import PAGE_LINES, local_path
 from tests.hub.site import Site
-from tests.hub.world import minutes, public_id
+from tests.hub.world import Entry, minutes, public_id
 
 MEETING = f"/meetings/{public_id('会')}"
 
@@ -234,6 +234,22 @@ def test_taps_to_be_looked_at_are_counted(site: Site) -> None:
     assert "未识别 卡没有登记，不知道是谁 1 次" in text
     assert "未归会 同时有几场会议，不知道算哪一场 1 次" in text
     assert "DEADBEEF" not in client.get(MEETING).text
+
+
+def test_a_device_that_came_late_leaves_the_record_open_before_it(site: Site) -> None:
+    site.tap("李", minutes(0))
+    site.now_ms = minutes(70)
+    with site.engine.begin() as conn:
+        world = site.world(conn)
+        world.heartbeat("一号", "e", 1, Entry(9, minutes(65), trusted=True), minutes(65))
+    client = site.client().sign_in(site.tokens["甲"])
+    assert "刷卡记录已全部收齐" in visible(client.get(MEETING).text)
+    with site.engine.begin() as conn:
+        conn.execute(update(s.placements).values(valid_from_ms=minutes(-10)))
+    text = visible(client.get(MEETING).text)
+    assert "收齐。" not in text
+    assert "会议期间有一段时间会场没有登记的签到设备" in text
+    assert "前会场没有登记的签到设备" in text
 
 
 def test_a_cancelled_meeting_counts_nothing(site: Site) -> None:
