@@ -10,6 +10,7 @@ from sqlalchemy import Engine, delete, select, update
 import hub.derive
 from hub.derive import Step, derive_batch, rebuild, rebuild_check
 from hub.domain.attendance import MINUTE_MS
+from hub.imports.registers import Register, import_csv
 from hub.ingest.landing import _WITHIN_A_RUN
 from hub.store import schema as s
 from tests.hub.world import LONG_AGO, Entry, World, district, minutes, public_id, uid_of
@@ -259,7 +260,7 @@ def test_any_order_of_arrival_gives_what_a_rebuild_gives(engine: Engine, seed: i
     "engine", [pytest.param("postgres", marks=pytest.mark.servers)], indirect=True
 )
 @pytest.mark.parametrize("part", ["_read_taps", "_write_check_ins"])
-def test_what_ingest_commits_during_a_rebuild_is_derived_afterwards(
+def test_what_ingest_commits_during_an_import_is_derived_afterwards(
     engine: Engine, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine.begin() as conn:
@@ -281,8 +282,10 @@ def test_what_ingest_commits_during_a_rebuild_is_derived_afterwards(
         return result
 
     monkeypatch.setattr(hub.derive, part, and_meanwhile)
+    file = "card,member,format,number,from\nK,赵,hex,0A0B0C0D,2026-01-01\n".encode()
     with engine.begin() as conn:
-        rebuild(conn)
+        report = import_csv(conn, Register.CARDS, file, now_ms=minutes(200))
+        assert report.added == 1, report
     with engine.begin() as conn:
         while derive_batch(conn) != NOTHING:
             pass
