@@ -371,6 +371,9 @@ class _Network:
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         client.on_socket_open = _no_delay
+        # Without this, paho writes to the socket in the thread that publishes as well, and two
+        # packets can end up inside each other.
+        client.on_socket_register_write = lambda *_: None
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.ReceiveMaximum = RECEIVE_MAXIMUM
         properties.MaximumPacketSize = 2 * MAX_MESSAGE_BYTES
@@ -403,8 +406,17 @@ class _Network:
             client.subscribe(topics.ALL_UP, topics.QOS)
 
     def _on_subscribe(
-        self, client: paho.Client, _data: Any, _mid: int, _reasons: Any, _properties: Any
+        self,
+        client: paho.Client,
+        _data: Any,
+        _mid: int,
+        reasons: Sequence[ReasonCode],
+        _properties: Any,
     ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            log.warning("the broker refused the subscription", reason=str(reasons[0]))
+            client.disconnect()
+            return
         # only now is a message that an edge sends heard here
         client.publish(topics.HUB_STATE, self._online, topics.QOS, retain=True)
         self._ingest.health.connected = True
