@@ -246,6 +246,10 @@ class Sender:
             self._pending_since = None
         return self._tickets
 
+    def unreadable(self, epoch: bytes, now: int) -> None:
+        """The journal cannot give what was asked for: that epoch rests, the others go on."""
+        self._rest(self._lanes[epoch], now)
+
     def carried(self, ticket: int, now: int) -> None:
         """The broker acknowledged that batch. It frees nothing: waiting for the receipt begins."""
         for flight in self._flights:
@@ -386,13 +390,18 @@ class Sender:
             lane.given_up = max(lane.given_up, flight.last)
         for epoch in {each.epoch for each in carried}:
             lane = self._lanes[epoch]
-            lane.failures += 1
-            if epoch != newest:
-                lane.rests_until = now + min(RESEND_MS << min(lane.failures, 16), MAX_REST_MS)
+            if epoch == newest:
+                lane.failures += 1
+            else:
+                self._rest(lane, now)
         self._silent = True
         self._back_off()
         self._flights = [each for each in self._flights if each.carried_at is None]
         self._start_over(now)
+
+    def _rest(self, lane: _Lane, now: int) -> None:
+        lane.failures += 1
+        lane.rests_until = now + min(RESEND_MS << min(lane.failures, 16), MAX_REST_MS)
 
     def _arrived(self, flight: _Flight, now: int) -> None:
         """A receipt covers the batch: the line and the hub are as fast as this shows."""

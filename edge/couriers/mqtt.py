@@ -235,8 +235,6 @@ class Link:
 class CourierHealth:
     connected: bool
     unreceipted: int
-    last_receipt_ms: int | None
-    """Boot time of the last receipt that was followed."""
     alarm: str
     """Why a receipt was not followed, where that means that histories differ."""
 
@@ -278,7 +276,7 @@ class Courier:
         self._connected = False
         self._next_heartbeat = 0
         self._complain_at = self._unsaid = 0
-        self._health = CourierHealth(False, 0, None, "")
+        self._health = CourierHealth(connected=False, unreceipted=0, alarm="")
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
 
     def start(self) -> None:
@@ -425,7 +423,14 @@ class Courier:
         if not self._synced:
             self._sync()
         while (send := self._sender.next(_now())) is not None:
-            batch, subjects = self._journal().batch(send.epoch, send.first, send.last)
+            try:
+                batch, subjects = self._journal().batch(send.epoch, send.first, send.last)
+            except JournalError as error:
+                if send.epoch == self._epoch:
+                    raise
+                self._complain(f"epoch {send.epoch.hex()[:8]} waits: {error}")
+                self._sender.unreadable(send.epoch, _now())
+                continue
             payload = seal_batch(batch, self._keys.sign, subjects)
             topic = topics.up(self._enrolment.edge, topics.Up.JOURNAL)
             number = self._link.publish(topic, payload)
@@ -455,7 +460,6 @@ class Courier:
             match outcome:
                 case Released(epoch, through):
                     self._owner.release(epoch, through)
-                    self._health = replace(self._health, last_receipt_ms=_now())
                 case NewGeneration(generation):
                     log.warning("the hub was restored: everything still held is offered again")
                     self._owner.new_generation(generation)

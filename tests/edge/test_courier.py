@@ -21,7 +21,7 @@ from edge.couriers import mqtt
 from edge.couriers.mqtt import Courier
 from edge.enrol import Keys
 from edge.recorder import Recorder
-from edge.store import Journal, JournalReader, Owner
+from edge.store import Journal, JournalError, JournalReader, Owner
 from protocol import topics
 from protocol.batch import Batch, Hello, HubState, Parcel, Receipt, header_of
 from protocol.identity import Enrolment, HubKeys, MessageType, OpeningKey, Signed, SigningKey
@@ -210,6 +210,36 @@ def test_more_missing_entries_than_a_batch_holds_are_a_gap_and_the_others_flow(
     wait_for(lambda: hub.entries() == 1_000 + 2, "everything that is there, and the gap")
     wait_for(lambda: place.courier.health().unreceipted == 0, "receipts")
     assert hub.gaps == {(1, 601)}
+    hub.stop()
+
+
+def test_an_old_epoch_that_cannot_be_read_holds_up_no_other(
+    make: MakePlace, mosquitto: Mosquitto
+) -> None:
+    place = make(mosquitto.port)
+    at = Stamp(1, 1_777_000_000_000, trusted=True)
+    for _ in range(2):
+        journal = Journal.open(place.data, place.recorder._owner, bytes(16), at)
+        journal.append([ClockSample(at)])
+        journal.close()
+    oldest = JournalReader(place.data).epochs()[0].epoch
+    hub = place.hub(mosquitto.port)
+    read = JournalReader.batch
+
+    def batch(self: JournalReader, epoch: bytes, first: int, last: int) -> Any:
+        if epoch == oldest:
+            raise JournalError("bad sector")
+        return read(self, epoch, first, last)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JournalReader, "batch", batch)
+        hub.start()
+        place.start()
+        place.tap()
+        wait_for(lambda: place.courier.health().unreceipted == 2, "receipts for all but the oldest")
+        place.tap()
+        wait_for(lambda: place.courier.health().unreceipted == 2, "a receipt for another tap")
+    hub.say(online=True)
     hub.stop()
 
 
