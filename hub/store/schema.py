@@ -340,7 +340,8 @@ batches = Table(
     ),
 )
 
-# Ingest writes here at speed: `epoch_id` is guarded by the batch's own reference.
+# Ingest writes here at speed. It has just read or made the rows that `epoch_id`, `credential_id`
+# and `batch_id` name, and none of those is ever deleted: foreign keys would look each up again.
 entries = Table(
     "entries",
     metadata,
@@ -354,7 +355,7 @@ entries = Table(
     Column("trusted", Boolean(), nullable=True),
     Column("reader", Text(), nullable=True),
     Column("assurance", SmallInteger(), nullable=True),
-    _ref("credential_id", "credentials.id", nullable=True, index=True),
+    Column("credential_id", _Key, nullable=True, index=True),
     # SUBJECT_NONE, SUBJECT_OPENED, SUBJECT_WITHHELD or SUBJECT_UNOPENED.
     Column("subject_state", SmallInteger(), nullable=False),
     # The exact bytes of everything but a well-formed tap.
@@ -362,7 +363,7 @@ entries = Table(
     # Why it could not be decoded.
     Column("problem", Text(), nullable=True),
     # No index: a batch's entries are found by its epoch and range of seqs.
-    _ref("batch_id", "batches.id"),
+    Column("batch_id", _Key, nullable=False),
     PrimaryKeyConstraint("epoch_id", "seq"),
     # Few in number: those whose time has to be corrected when a trusted one is known.
     Index(

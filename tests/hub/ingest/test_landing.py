@@ -55,7 +55,11 @@ class Hub:
             return list(
                 conn.scalars(
                     select(s.credentials.c.value)
-                    .select_from(s.entries.join(s.credentials))
+                    .select_from(
+                        s.entries.join(
+                            s.credentials, s.credentials.c.id == s.entries.c.credential_id
+                        )
+                    )
                     .order_by(s.entries.c.epoch_id, s.entries.c.seq)
                 )
             )

@@ -64,7 +64,6 @@ def test_no_rows_are_no_statement(engine: Engine) -> None:
     "broken",
     [
         lambda row: {**row, "seq": 10},  # there already
-        lambda row: {**row, "batch_id": 999_999},  # a reference to nothing
         lambda row: {**row, "kind": None},
         lambda row: {**row, "subject_state": 9},
     ],

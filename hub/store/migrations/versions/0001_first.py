@@ -492,10 +492,6 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
             "(subject_state = 1) = (credential_id IS NOT NULL)", name=op.f("ck_entries_subject")
         ),
         sa.CheckConstraint("subject_state BETWEEN 0 AND 3", name=op.f("ck_entries_subject_state")),
-        sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name="fk_entries_batch_id"),
-        sa.ForeignKeyConstraint(
-            ["credential_id"], ["credentials.id"], name="fk_entries_credential_id"
-        ),
         sa.PrimaryKeyConstraint("epoch_id", "seq", name="pk_entries"),
         sqlite_with_rowid=False,
     )
