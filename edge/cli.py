@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -122,8 +122,8 @@ def _enrol(options: argparse.Namespace) -> int:
 
 
 def _journal(options: argparse.Namespace) -> int:
-    reader = JournalReader(_config(options).edge.data)
-    return _verify(reader) if options.what == "verify" else _list(reader, options.last)
+    with closing(JournalReader(_config(options).edge.data)) as reader:
+        return _verify(reader) if options.what == "verify" else _list(reader, options.last)
 
 
 def _list(reader: JournalReader, last: int | None) -> int:

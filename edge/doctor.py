@@ -8,6 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -146,12 +147,11 @@ def _journal(data: Path) -> Iterator[Finding]:
         yield Finding(good=True, what="journal: none yet")
         return
     try:
-        reader = JournalReader(data)
-        problems = list(reader.problems())
-        waiting = sum(e.head - max(e.released, e.first - 1) for e in reader.epochs())
-        oldest = reader.oldest_waiting()
-        alarm = reader.alarm()
-        reader.close()
+        with closing(JournalReader(data)) as reader:
+            problems = list(reader.problems())
+            waiting = sum(e.head - max(e.released, e.first - 1) for e in reader.epochs())
+            oldest = reader.oldest_waiting()
+            alarm = reader.alarm()
     except JournalError as error:
         yield Finding(good=False, what=f"journal: {error}", advice="Keep the file.")
         return

@@ -346,9 +346,16 @@ class JournalReader:
             self._db = sqlite3.connect(
                 f"file:{self.path}?mode=ro", uri=True, timeout=10, check_same_thread=False
             )
-            _check_version(self._db, self.path)
         except sqlite3.Error as error:
             raise JournalError(f"{self.path}: {error}") from error
+        try:
+            _check_version(self._db, self.path)
+        except sqlite3.Error as error:
+            self._db.close()
+            raise JournalError(f"{self.path}: {error}") from error
+        except JournalError:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         self._db.close()

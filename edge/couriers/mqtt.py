@@ -311,6 +311,7 @@ class Courier:
             except Exception:
                 log.exception("the courier failed and starts over")
             else:
+                self._close_reader()
                 return
             self._close_reader()
             self._synced = False
@@ -361,6 +362,8 @@ class Courier:
                 self._not_taken = ""
                 self._tickets.clear()
                 self._sender.connected(_now())
+                self._hello()
+                self._owner.ask_state()
             case Disconnected():
                 self._connected = False
                 self._sender.disconnected()

@@ -5,7 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,7 @@ def test_a_journal_that_is_none_is_named_and_kept(cli: Cli) -> None:
         assert f"TODO journal: {path}" in cli("doctor").out
         assert path.read_bytes() == content
     path.unlink()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("CREATE TABLE songs (title)")
     db.close()
     cli("journal", "list").refused(str(path), "another program")
@@ -209,7 +209,7 @@ def test_a_journal_that_is_none_is_named_and_kept(cli: Cli) -> None:
 
 def test_a_later_journal_is_named(cli: Cli) -> None:
     cli.journal()
-    with sqlite3.connect(cli.data / "journal.db") as db:
+    with closing(sqlite3.connect(cli.data / "journal.db")) as db, db:
         db.execute("PRAGMA user_version = 99")
     db.close()
     cli("journal", "verify").refused("journal.db", "later version")
@@ -238,7 +238,7 @@ def test_no_time_is_too_early_or_late_to_be_listed(cli: Cli) -> None:
         [ClockSample(Stamp(1, at, trusted=True)) for at in (EARLIEST_WALL_MS, MAX_TIME_MS)]
     )
     journal.close()
-    with sqlite3.connect(cli.data / "journal.db") as db:
+    with closing(sqlite3.connect(cli.data / "journal.db")) as db, db:
         later = cbor.encode([3, 1, 1 << 62, True])  # as no clock of this version tells it
         db.execute("INSERT INTO entries VALUES (1, 4, ?, zeroblob(32), NULL)", (later,))
     db.close()
@@ -254,7 +254,7 @@ def test_no_time_is_too_early_or_late_to_be_listed(cli: Cli) -> None:
 def test_damage_is_found_and_the_file_left_as_it_is(cli: Cli) -> None:
     cli.journal(3)
     path = cli.data / "journal.db"
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE entries SET entry = x'00' WHERE seq = 2")
     db.close()
     answer = cli("journal", "verify")

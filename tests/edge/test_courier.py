@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def test_more_missing_entries_than_a_batch_holds_are_a_gap_and_the_others_flow(
     journal = Journal.open(place.data, place.recorder._owner, bytes(16), at)
     journal.append([ClockSample(at) for _ in range(999)])
     journal.close()
-    with sqlite3.connect(place.data / "journal.db") as db:
+    with closing(sqlite3.connect(place.data / "journal.db")) as db, db:
         db.execute("DELETE FROM entries WHERE seq BETWEEN 1 AND 600")
     db.close()
     hub = place.hub(mosquitto.port).start()
@@ -222,7 +223,8 @@ def test_an_old_epoch_that_cannot_be_read_holds_up_no_other(
         journal = Journal.open(place.data, place.recorder._owner, bytes(16), at)
         journal.append([ClockSample(at)])
         journal.close()
-    oldest = JournalReader(place.data).epochs()[0].epoch
+    with closing(JournalReader(place.data)) as reader:
+        oldest = reader.epochs()[0].epoch
     hub = place.hub(mosquitto.port)
     read = JournalReader.batch
 

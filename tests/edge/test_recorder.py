@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -370,12 +371,12 @@ def test_two_recorders_never_share_a_journal(place: Place) -> None:
 
 def test_a_later_journal_is_left_alone(place: Place) -> None:
     Place(place.data).start().recorder.stop()
-    with sqlite3.connect(place.data / "journal.db") as db:
+    with closing(sqlite3.connect(place.data / "journal.db")) as db, db:
         db.execute("PRAGMA user_version = 99")
     db.close()
     with pytest.raises(JournalNewerError):
         place.start()
-    with sqlite3.connect(place.data / "journal.db") as db:
+    with closing(sqlite3.connect(place.data / "journal.db")) as db, db:
         db.execute("PRAGMA user_version = 1")
     db.close()
     place.start()
@@ -383,7 +384,7 @@ def test_a_later_journal_is_left_alone(place: Place) -> None:
 
 def test_a_journal_held_by_another_program_shows_red_soon(place: Place) -> None:
     place.start()
-    with sqlite3.connect(place.data / "journal.db", isolation_level=None) as other:
+    with closing(sqlite3.connect(place.data / "journal.db", isolation_level=None)) as other, other:
         other.execute("BEGIN EXCLUSIVE")
         began = time.monotonic()
         place.tap(1)

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -395,7 +396,8 @@ def test_missing_entries_are_a_gap_up_to_the_next_and_no_later_one_moves(
     journal = begin(tmp_path)
     journal.append([tap(number) for number in range(8)])
     journal.close()
-    before = {row[0]: row[1] for row in JournalReader(tmp_path).entries(journal.epoch)}
+    with closing(JournalReader(tmp_path)) as reader:
+        before = {row[0]: row[1] for row in reader.entries(journal.epoch)}
     _damage(tmp_path, "DELETE FROM entries WHERE seq BETWEEN ? AND ?", first, last)
     batches = _sent(tmp_path, journal.epoch, 9, size)
     assert _gaps(batches) == [(first, last + 1)]
@@ -474,7 +476,7 @@ def test_a_rotten_start_of_the_chain_costs_no_entry(tmp_path: Path) -> None:
 def test_the_subject_of_a_kind_that_is_not_known_here_is_sent_along(tmp_path: Path) -> None:
     journal = begin(tmp_path)
     entry, sealed = cbor.encode([2, 5, 5, True, "of a later version"]), b"sealed"
-    with sqlite3.connect(tmp_path / store.FILE_NAME) as db:
+    with closing(sqlite3.connect(tmp_path / store.FILE_NAME)) as db, db:
         db.execute(
             "INSERT INTO entries VALUES (1, 2, ?, ?, ?)",
             (entry, chain_next(journal.digest, entry), sealed),

@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class Cli:
 
     def dump(self) -> list[str]:
         """Everything in the database."""
-        with sqlite3.connect(self.database) as db:
+        with closing(sqlite3.connect(self.database)) as db, db:
             found = list(db.iterdump())
         db.close()
         return found
@@ -239,7 +240,7 @@ def test_a_data_folder_that_is_a_file_is_named(cli: Cli) -> None:
 
 def test_init_leaves_the_database_of_another_program_alone(cli: Cli) -> None:
     cli.data.mkdir()
-    with sqlite3.connect(cli.database) as db:
+    with closing(sqlite3.connect(cli.database)) as db, db:
         db.execute("CREATE TABLE songs (title)")
     db.close()
     before = cli.dump()
@@ -291,7 +292,7 @@ def test_keys_that_cannot_be_used_stop_every_command(
 
 
 def test_a_database_that_cannot_be_used_is_named(hub: Cli) -> None:
-    with sqlite3.connect(hub.database) as db:
+    with closing(sqlite3.connect(hub.database)) as db, db:
         db.execute("UPDATE alembic_version SET version_num = '9999'")
     db.close()
     before = hub.dump()
