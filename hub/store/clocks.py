@@ -174,7 +174,7 @@ def _samples_between(spans: Iterable[tuple[Boot, tuple[int, int]]]) -> Any:
         .where(e.trusted, is_believed(e.wall_ms, s.batches.c.received_ms)),
         select(span, h.boottime_ms, h.wall_ms)
         .join(s.epochs, of_boot)
-        # "+ 0": later SQLite would otherwise begin with all heartbeats ever, and look up their epochs.
+        # "+ 0": later SQLite would otherwise begin with all heartbeats ever.
         .join(
             s.heartbeats, and_(h.device_id == s.epochs.c.device_id + 0, h.epoch == s.epochs.c.epoch)
         )
