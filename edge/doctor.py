@@ -17,7 +17,7 @@ from edge.clock import SystemClock
 from edge.config import Config
 from edge.enrol import KEYS_FILE, IdentityError, Keys, load_identity
 from edge.readers.pcsc import PcscReaders
-from edge.store import DAMAGED, FILE_NAME, FORMER, JournalError, JournalReader
+from edge.store import DAMAGED, FILE_NAME, FORMER, JournalError, JournalReader, is_recording
 from protocol.topics import Broker
 
 LOOK_FOR_READERS_S: Final = 4.0
@@ -45,7 +45,7 @@ def examine(config: Config) -> list[Finding]:
         findings += _readers()
     findings += _clock(config)
     try:
-        for part in (_storage(data), _journal(data), _enrolment(config)):
+        for part in (_storage(data), _journal(data), _enrolment(config), _daemon(data)):
             findings.extend(part)
     except OSError as error:
         findings.append(
@@ -56,6 +56,18 @@ def examine(config: Config) -> list[Finding]:
             )
         )
     return findings
+
+
+def _daemon(data: Path) -> Iterator[Finding]:
+    if is_recording(data):
+        yield Finding(good=True, what="shuaka-edge is running and records")
+    else:
+        yield Finding(
+            good=False,
+            what="shuaka-edge is not recording",
+            advice="Start it with `systemctl start shuaka-edge`; why it ended or waits says"
+            " `journalctl -u shuaka-edge -n 50`.",
+        )
 
 
 def _readers() -> Iterator[Finding]:

@@ -45,6 +45,7 @@ from protocol.sealing import (
 )
 
 FILE_NAME: Final = "journal.db"
+LOCK_NAME: Final = "journal.lock"
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x73687561  # "shua"
 
@@ -149,7 +150,7 @@ class Journal:
         path = data / FILE_NAME
         try:
             data.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = os.open(data / "journal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise JournalError(f"{data}: {error.strerror}") from error
         try:
@@ -333,6 +334,21 @@ class Journal:
         )
         self._db.execute("DELETE FROM header_copies WHERE epoch NOT IN (SELECT epoch FROM epochs)")
         return pruned
+
+
+def is_recording(data: Path) -> bool:
+    """Whether a daemon has the journal in folder `data` open for writing."""
+    try:
+        lock = os.open(data / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 class JournalReader:

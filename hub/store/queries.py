@@ -57,7 +57,7 @@ from hub.domain.completeness import (
     completeness,
     forked_ms,
 )
-from hub.domain.terms import Body, MeetingKind, OrgKind, Outcome, Verdict
+from hub.domain.terms import Body, DeviceStatus, MeetingKind, OrgKind, Outcome, Verdict
 from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.clocks import (
@@ -650,6 +650,8 @@ def _covering(conn: Connection, meeting: Row[Any]) -> dict[int, tuple[str, Cover
         .join(s.placements, p.device_id == d.id)
         .where(
             p.venue_id == meeting.venue_id,
+            # one that was never enrolled has recorded nothing that could be missing
+            d.status != DeviceStatus.PENDING,
             p.valid_from_ms <= meeting.ends_ms,
             or_(p.valid_to_ms.is_(None), p.valid_to_ms > meeting.opens_ms),
         )

@@ -386,3 +386,12 @@ def test_ctrl_c_leaves_no_traceback(cli: Cli, monkeypatch: Any) -> None:
 
     monkeypatch.setattr("edge.cli.enrol", interrupt)
     assert cli(*COMMANDS[1]) == Answer(130, "", "")
+
+
+def test_the_doctor_sees_whether_anything_records(cli: Cli) -> None:
+    assert "TODO shuaka-edge is not recording" in cli("doctor").out
+    at = Stamp(1, 1_777_000_000_000, trusted=True)
+    journal = Journal.open(cli.data, Owner(bytes(16), OpeningKey.generate().public), bytes(16), at)
+    assert "ok   shuaka-edge is running and records" in cli("doctor").out
+    journal.close()
+    assert "TODO shuaka-edge is not recording" in cli("doctor").out

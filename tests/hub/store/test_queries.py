@@ -528,3 +528,15 @@ def test_the_queries_expect_whom_the_rules_expect(engine: Engine, seed: int) -> 
                 assert theirs is not None
                 assert row.code in {each.meeting.code for each in theirs.meetings}
         assert (conn.scalar(select(func.count()).select_from(s.check_ins)) or 0) > 20
+
+
+def test_a_device_that_was_never_enrolled_is_waited_for_by_no_meeting(engine: Engine) -> None:
+    with engine.begin() as conn:
+        district(conn)
+        before = meeting_attendance(conn, EVERYTHING, "会", minutes(500), CHINA)
+        assert before is not None
+        names = {device.name for device in before.devices}
+        conn.execute(update(s.devices).where(s.devices.c.name == "一号").values(status="PENDING"))
+        after = meeting_attendance(conn, EVERYTHING, "会", minutes(500), CHINA)
+        assert after is not None
+    assert names - {device.name for device in after.devices} == {"一号"}
