@@ -96,9 +96,9 @@ def _around(attendance: Attendance, zone: ZoneInfo) -> tuple[list[str], list[str
             ]
             below = ["", *(device.words for device in attendance.devices)]
             for count, what in (
-                (attendance.unmatched, "未绑定的卡"),
-                (attendance.unplaced, "无法归入会议"),
-                (attendance.undated, "时间未定"),
+                (attendance.unmatched, "未识别"),
+                (attendance.unplaced, "未归会"),
+                (attendance.undated, "时间待核"),
             ):
                 if count:
                     below.append(f"{what}：{count} 次刷卡，待核对")
