@@ -200,7 +200,7 @@ class Attendance:
     over: bool
     counts: Counts
     rate: str | None
-    """到会率 in words, None where nobody is expected."""
+    """到会率 in words, None where none can be told, see `_rate`."""
     members: tuple[PersonLine, ...]
     guests: tuple[PersonLine, ...]
     recent: tuple[PersonLine, ...]
@@ -215,6 +215,14 @@ class Attendance:
     as_of: str
     summary: str
     """The figures in one sentence, to be read aloud."""
+
+
+def _rate(found: MeetingAttendance) -> str | None:
+    """到会率; none where nobody is expected, or where 0% would only mean that nothing is known."""
+    counts = found.counts
+    if not counts.expected or not (counts.present or found.complete):
+        return None
+    return f"{100 * counts.present / counts.expected:.1f}%"
 
 
 def attendance(found: MeetingAttendance, zone: ZoneInfo) -> Attendance:
@@ -246,7 +254,7 @@ def attendance(found: MeetingAttendance, zone: ZoneInfo) -> Attendance:
         cancelled=head.cancelled,
         over=over,
         counts=counts,
-        rate=f"{100 * counts.present / counts.expected:.1f}%" if counts.expected else None,
+        rate=_rate(found),
         members=tuple(each for _, each in members),
         guests=tuple(each for row, each in people if row.verdict is Verdict.GUEST),
         recent=tuple(each for _, each in came[:_RECENT]),
