@@ -44,7 +44,7 @@ class Batch:
     """The chain's digest before entry `first`."""
     items: Items
     withheld: tuple[int, ...] = ()
-    """Seqs of taps whose sealed subject the edge cannot read any more."""
+    """Seqs of entries of which the edge cannot read a sealed subject any more."""
     subjects: int = 0
     """How many sealed subjects travel beside it: a receiver that finds fewer got a damaged one,
     also where it cannot read the entries that they belong to."""

@@ -5,8 +5,9 @@ and lenient about one thing alone: elements after the known ones of an array, wh
 version may append, are left to the caller to ignore.
 """
 
+from collections.abc import Callable
 from io import BytesIO
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import cbor2
 
@@ -15,6 +16,7 @@ from protocol.errors import Reason, RemoteError
 MAX_DEPTH: Final = 8
 MAX_DETAIL_CHARS: Final = 200
 
+T = TypeVar("T")
 Value: TypeAlias = Any
 """A decoded CBOR value whose type the fields below check one by one."""
 
@@ -82,6 +84,13 @@ class Fields:
         value = self._items[self._next]
         self._next += 1
         return value
+
+    def optional(self, read: Callable[[], T]) -> T | None:
+        """What `read` makes of the next element; None where that is null."""
+        if self._items[self._next] is not None:
+            return read()
+        self._next += 1
+        return None
 
     def uint(self, name: str, most: int = (1 << 63) - 1) -> int:
         return self.integer(name, 0, most)

@@ -1,6 +1,7 @@
 """What a card says of itself: a Credential, and how far it can be trusted.
 
-A Credential identifies; it names nobody. Whose it is, only the hub knows.
+A card's Credential identifies; it names nobody. Whose it is, only the hub knows. One scheme,
+`member`, is no card's: with it a device says whom somebody spoke of.
 """
 
 import re
@@ -9,6 +10,8 @@ from enum import IntEnum, StrEnum
 from typing import Final
 
 UID_SCHEME: Final = "uid"
+MEMBER_SCHEME: Final = "member"
+"""Names a member by the code of the register: whom an act at a reader speaks of. No card has it."""
 
 MAX_FIELD_CHARS: Final = 64
 """Upper bound of each of a Credential's three texts, in characters."""
@@ -44,7 +47,9 @@ class Credential:
 
     `scheme` is the profile's name (`uid`), `issuer` who numbers the values (empty for `uid`),
     `value` the identifier itself; a `uid` is upper-case hex in the order in which the reader
-    returns it (PC/SC part 3, GET DATA `FF CA 00 00 00`), without separators.
+    returns it (PC/SC part 3, GET DATA `FF CA 00 00 00`), without separators. A `member` has no
+    issuer either; its value is the member's code as the hub's register has it, which neither blanks
+    nor control characters stand in.
     """
 
     scheme: str
@@ -65,6 +70,11 @@ class Credential:
             if self.issuer:
                 raise InvalidCredentialError("a uid has no issuer")
             _check_uid(self.value)
+        elif self.scheme == MEMBER_SCHEME:
+            if self.issuer:
+                raise InvalidCredentialError("a member's code has no issuer")
+            if re.search(r"[\s\x00-\x1f\x7f]", self.value):
+                raise InvalidCredentialError("no blank may stand in a member's code")
 
 
 def uid_credential(uid: bytes) -> Credential:
@@ -75,6 +85,17 @@ def uid_credential(uid: bytes) -> Credential:
     ISO/IEC 14443-3 §6.5.4), which phones send anew at each tap.
     """
     return Credential(UID_SCHEME, "", uid.hex().upper())
+
+
+def member_credential(code: str) -> Credential:
+    """Whom an act at a reader speaks of; InvalidCredentialError where no member has such a code."""
+    if len(code) > MAX_FIELD_CHARS:
+        raise InvalidCredentialError(
+            f"a member's code has at most {MAX_FIELD_CHARS} characters, not {len(code)}"
+        )
+    if not code:
+        raise InvalidCredentialError("a member's code is not empty")
+    return Credential(MEMBER_SCHEME, "", code)
 
 
 def uid_from(number: str, number_format: CardNumberFormat) -> Credential:

@@ -8,6 +8,7 @@ where it can. Digests: `digest(0)` is the SHA-256 of the epoch's header, `digest
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import ClassVar, Final, Self, assert_never
 
 from protocol import cbor
@@ -23,6 +24,7 @@ MAX_ENTRY_BYTES: Final = 1024
 MAX_HEADER_BYTES: Final = 512
 MAX_READER_CHARS: Final = 64
 MAX_REASON_CHARS: Final = 200
+MAX_HEAD_COUNT: Final = 100_000
 
 MAX_TIME_MS: Final = 1 << 47
 """The latest time that a clock may tell: some 4,459 years after it began."""
@@ -33,7 +35,6 @@ _MAX_ASSURANCE: Final = max(Assurance)
 
 KIND_TAP: Final = 1
 KIND_ACTION: Final = 2
-"""Reserved: what a secretary's card authorises. Kept byte for byte by a hub that can't read it."""
 KIND_CLOCK: Final = 3
 KIND_READER_UP: Final = 4
 KIND_READER_DOWN: Final = 5
@@ -71,6 +72,43 @@ class Tap:
     """SHA-256 of the sealed subject, which travels beside the signed bytes."""
 
 
+class Act(IntEnum):
+    """What is done at a reader with a card that authorises it. A later version may know more."""
+
+    OPENED = 1
+    """The meeting here begins."""
+    CLOSED = 2
+    """The meeting here is over."""
+    HEAD_COUNT = 3
+    """So many people are here."""
+    WITNESSED = 4
+    """This member is here, without a card."""
+
+
+MAX_ACT: Final = (1 << 15) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What somebody did at a reader, authorised by a card. Whether it may, the hub judges alone."""
+
+    KIND: ClassVar[int] = KIND_ACTION
+
+    at: Stamp
+    """When the card was held to the reader."""
+    reader: str
+    what: int
+    """An `Act`, or the number of one that only a later version knows: kept, and not understood."""
+    number: int | None
+    """The head-count; None for every other act that is known here."""
+    assurance: Assurance
+    subject: bytes
+    """SHA-256 of the sealed subject of the card, as in a tap."""
+    about: bytes | None
+    """SHA-256 of the sealed subject that names the member witnessed; None for every other act that
+    is known here."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClockSample:
     """What the clocks said: the first entry of each epoch, and one at each change of trust."""
@@ -97,7 +135,7 @@ class ReaderDown:
     reason: str
 
 
-Entry = Tap | ClockSample | ReaderUp | ReaderDown
+Entry = Tap | Action | ClockSample | ReaderUp | ReaderDown
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -105,6 +143,8 @@ def encode_entry(entry: Entry) -> bytes:
     match entry:
         case Tap(at, reader, assurance, subject):
             tail: list[object] = [reader, int(assurance), subject]
+        case Action(at, reader, what, number, assurance, subject, about):
+            tail = [reader, int(what), number, int(assurance), subject, about]
         case ClockSample(at):
             tail = []
         case ReaderUp(at, reader):
@@ -139,6 +179,9 @@ def decode_entry(data: bytes) -> Entry:
             reader = fields.text("reader", MAX_READER_CHARS)
             assurance = Assurance(fields.uint("assurance", _MAX_ASSURANCE))
             return Tap(at, reader, assurance, fields.octets("subject", DIGEST_BYTES))
+        case 2:
+            fields.need(10)
+            return _action(at, fields)
         case 3:
             return ClockSample(at)
         case 4:
@@ -153,6 +196,28 @@ def decode_entry(data: bytes) -> Entry:
             )
         case _:
             raise RemoteError(Reason.MALFORMED, f"entry: kind {kind} is not known here")
+
+
+def _action(at: Stamp, fields: cbor.Fields) -> Action:
+    reader = fields.text("reader", MAX_READER_CHARS)
+    what = fields.uint("act", MAX_ACT)
+    counts, speaks_of = what == Act.HEAD_COUNT, what == Act.WITNESSED
+    is_known = what in set(Act)
+    number = fields.optional(
+        lambda: fields.uint("number", MAX_HEAD_COUNT) if counts else fields.uint("number")
+    )
+    assurance = Assurance(fields.uint("assurance", _MAX_ASSURANCE))
+    subject = fields.octets("subject", DIGEST_BYTES)
+    about = fields.optional(lambda: fields.octets("about", DIGEST_BYTES))
+    if is_known and (number is not None) != counts:
+        raise RemoteError(Reason.MALFORMED, f"entry: {_has(number)} number for act {what}")
+    if is_known and (about is not None) != speaks_of:
+        raise RemoteError(Reason.MALFORMED, f"entry: {_has(about)} member for act {what}")
+    return Action(at, reader, what, number, assurance, subject, about)
+
+
+def _has(value: object) -> str:
+    return "no" if value is None else "a"
 
 
 @dataclass(frozen=True, slots=True)

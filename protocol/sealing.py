@@ -3,10 +3,12 @@
 Each epoch has a content key that lives in the edge's memory alone and travels wrapped to the hub
 (HPKE, RFC 9180, base mode: DHKEM X25519, HKDF-SHA256, ChaCha20-Poly1305). Each subject is sealed
 under it with ChaCha20-Poly1305 (RFC 8439), padded so that its length tells nothing, and bound to
-edge, epoch and seq. A stolen edge can therefore tell nobody's taps.
+edge, epoch and seq, and to its place where an entry has two. A stolen edge can therefore tell
+nobody's taps.
 """
 
 import hashlib
+from enum import IntEnum
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -61,29 +63,41 @@ def subject_digest(sealed: bytes) -> bytes:
     return hashlib.sha256(sealed).digest()
 
 
+class Place(IntEnum):
+    """Which of an entry's subjects it is: one sealed as the one never opens as the other."""
+
+    CARD = 0
+    """The card that was held to the reader: a tap's subject, or who authorises an action."""
+    ABOUT = 1
+    """Whom an action speaks of."""
+
+
 class SubjectBox:
     """Seals and opens the subjects of one epoch."""
 
-    __slots__ = ("_aead", "_place")
+    __slots__ = ("_aead", "_of_about", "_of_card")
 
     def __init__(self, content_key: bytes, edge: bytes, epoch: bytes) -> None:
         self._aead = ChaCha20Poly1305(content_key)
         # an array's items stand one after the other: [edge, epoch, seq] up to the seq
-        self._place = cbor.encode([edge, epoch, 0])[:-1]
+        self._of_card = cbor.encode([edge, epoch, 0])[:-1]
+        self._of_about = cbor.encode([edge, epoch, 0, 0])[:-2]
 
-    def seal(self, seq: int, credential: Credential, nonce: bytes) -> bytes:
+    def seal(
+        self, seq: int, credential: Credential, nonce: bytes, place: Place = Place.CARD
+    ) -> bytes:
         """Nonce ‖ ciphertext ‖ tag; `nonce` is 12 random bytes, never used twice in an epoch."""
         if len(nonce) != NONCE_BYTES:
             raise LocalError(f"a nonce has {NONCE_BYTES} bytes")
         plain = cbor.encode([credential.scheme, credential.issuer, credential.value])
         padded = plain + bytes(-len(plain) % PAD_TO)
-        return nonce + self._aead.encrypt(nonce, padded, self._bound_to(seq))
+        return nonce + self._aead.encrypt(nonce, padded, self._bound_to(seq, place))
 
-    def open(self, seq: int, sealed: bytes) -> Credential:
-        """The credential; RemoteError(MALFORMED) if it was not sealed here for this seq."""
+    def open(self, seq: int, sealed: bytes, place: Place = Place.CARD) -> Credential:
+        """The credential; RemoteError(MALFORMED) if it was not sealed for this seq and place."""
         try:
             padded = self._aead.decrypt(
-                sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self._bound_to(seq)
+                sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self._bound_to(seq, place)
             )
         except (InvalidTag, ValueError) as error:
             raise RemoteError(Reason.MALFORMED, "the subject cannot be opened") from error
@@ -98,8 +112,11 @@ class SubjectBox:
         except InvalidCredentialError as error:
             raise RemoteError(Reason.MALFORMED, f"subject: {error}") from error
 
-    def _bound_to(self, seq: int) -> bytes:
-        return self._place + cbor.encode(seq)
+    def _bound_to(self, seq: int, place: Place) -> bytes:
+        """[edge, epoch, seq] of a card; [edge, epoch, seq, place] of any other subject."""
+        if place is Place.CARD:
+            return self._of_card + cbor.encode(seq)
+        return self._of_about + cbor.encode(seq) + cbor.encode(int(place))
 
 
 def _info(edge: bytes, epoch: bytes) -> bytes:

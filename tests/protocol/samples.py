@@ -23,7 +23,7 @@ from protocol.batch import (
     ReaderState,
     Receipt,
 )
-from protocol.credential import Assurance, Credential
+from protocol.credential import Assurance, Credential, member_credential
 from protocol.identity import (
     Enrolment,
     EnrolmentCode,
@@ -36,6 +36,8 @@ from protocol.identity import (
     open_enrolment,
 )
 from protocol.journal import (
+    Act,
+    Action,
     ClockSample,
     EpochHeader,
     Gap,
@@ -50,7 +52,7 @@ from protocol.journal import (
     link,
 )
 from protocol.roster import OpenMeeting, Roster, cards_of
-from protocol.sealing import SubjectBox, open_sealed, seal_to, subject_digest
+from protocol.sealing import Place, SubjectBox, open_sealed, seal_to, subject_digest
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 
@@ -94,13 +96,34 @@ UID_NONCE = bytes(range(0xA0, 0xAC))
 CHIP_NONCE = bytes(range(0xB0, 0xBC))
 SEALED_UID = BOX.seal(2, UID, UID_NONCE)
 SEALED_CHIP = BOX.seal(3, CHIP, CHIP_NONCE)
+MEMBER = member_credential("党员-0042")
+SECRETARY_NONCE = bytes(range(0xC0, 0xCC))
+MEMBER_NONCE = bytes(range(0xD0, 0xDC))
+SEALED_SECRETARY = BOX.seal(2, CHIP, SECRETARY_NONCE)
+SEALED_MEMBER = BOX.seal(2, MEMBER, MEMBER_NONCE, Place.ABOUT)
 
 CLOCK = ClockSample(AT)
 TAP = Tap(AT, "东门", Assurance.UID, subject_digest(SEALED_UID))
 CHIP_TAP = Tap(UNTRUSTED, "东门", Assurance.AUTHENTICATED, subject_digest(SEALED_CHIP))
 UP = ReaderUp(AT, "东门")
 DOWN = ReaderDown(AT, "东门", "unplugged")
-# kind 2 is reserved: nobody writes one yet, and a hub that cannot read it keeps it as it is
+OPENED = Action(
+    AT, "东门", Act.OPENED, None, Assurance.AUTHENTICATED, subject_digest(SEALED_SECRETARY), None
+)
+HEAD_COUNT = Action(
+    UNTRUSTED, "东门", Act.HEAD_COUNT, 23, Assurance.UID, subject_digest(SEALED_CHIP), None
+)
+WITNESSED = Action(
+    AT,
+    "东门",
+    Act.WITNESSED,
+    None,
+    Assurance.AUTHENTICATED,
+    subject_digest(SEALED_SECRETARY),
+    subject_digest(SEALED_MEMBER),
+)
+LATER_ACT = Action(AT, "东门", 7, 5, Assurance.UID, bytes(range(32)), bytes(range(32, 64)))
+# of kind 2 before that was an action: nobody writes one, and it is kept as it is
 UNKNOWN_ENTRY = bytes.fromhex("860219f6181b000001a0c4516218f566e5bc80e4bc9aa1616e0c")
 
 ITEMS = (
@@ -114,6 +137,10 @@ ITEMS = (
 )
 LINKS = tuple(link(1, chain_start(HEADER_BYTES), ITEMS))
 BATCH = Batch(HEADER_BYTES, 1, chain_start(HEADER_BYTES), ITEMS, withheld=(3,), subjects=1)
+ACTION_ITEMS = tuple(encode_entry(each) for each in (CLOCK, WITNESSED, HEAD_COUNT, LATER_ACT))
+ACTION_BATCH = Batch(
+    HEADER_BYTES, 1, chain_start(HEADER_BYTES), ACTION_ITEMS, withheld=(3, 4), subjects=2
+)
 HELLO = Hello(HEADER_BYTES, ((PARENT_EPOCH, 40, 41), (EPOCH, 1, 9)))
 HEARTBEAT = Heartbeat(
     epoch=EPOCH,
@@ -170,6 +197,9 @@ ENROLMENT = Enrolment(
     proof=PROOF,
 )
 
+ACTION_PARCEL = Parcel(
+    EDGE_KEY.sign(MessageType.BATCH, ACTION_BATCH.encode()), (SEALED_SECRETARY, SEALED_MEMBER)
+)
 PARCEL = Parcel(EDGE_KEY.sign(MessageType.BATCH, BATCH.encode()), (SEALED_UID,))
 
 
@@ -232,6 +262,21 @@ SAMPLES: Mapping[str, Sample] = {
     "entry-clock": Sample("a clock sample", "entry", CLOCK, encode_entry, decode_entry),
     "entry-reader-up": Sample("a reader works", "entry", UP, encode_entry, decode_entry),
     "entry-reader-down": Sample("a reader does not", "entry", DOWN, encode_entry, decode_entry),
+    "entry-action-opened": Sample(
+        "a meeting is opened with an authenticated card",
+        "entry", OPENED, encode_entry, decode_entry,
+    ),
+    "entry-action-head-count": Sample(
+        "23 people are here, by an untrusted clock", "entry", HEAD_COUNT, encode_entry, decode_entry
+    ),
+    "entry-action-witnessed": Sample(
+        "the member of subject-member is here, as the card of subject-authoriser says",
+        "entry", WITNESSED, encode_entry, decode_entry,
+    ),
+    "entry-action-later": Sample(
+        "an act that only a later version knows: an action all the same",
+        "entry", LATER_ACT, encode_entry, decode_entry,
+    ),
     "entry-unknown": Sample(
         "an entry of a kind that is not known: kept as it is",
         "entry", UNKNOWN_ENTRY, lambda each: each, lambda data: data,
@@ -246,6 +291,17 @@ SAMPLES: Mapping[str, Sample] = {
         "sealed-subject", CHIP,
         lambda each: BOX.seal(3, each, CHIP_NONCE), lambda data: BOX.open(3, data),
     ),
+    "subject-authoriser": Sample(
+        "the chip's number that authorises an action at seq 2, sealed as that of a tap would be",
+        "sealed-subject", CHIP,
+        lambda each: BOX.seal(2, each, SECRETARY_NONCE), lambda data: BOX.open(2, data),
+    ),
+    "subject-member": Sample(
+        "the member that the action at seq 2 speaks of, sealed for that place alone",
+        "sealed-subject", MEMBER,
+        lambda each: BOX.seal(2, each, MEMBER_NONCE, Place.ABOUT),
+        lambda data: BOX.open(2, data, Place.ABOUT),
+    ),
     "batch": Sample(
         "the payload of a batch: entries 1 to 9, of which 5 to 7 are a gap, 8 is of an unknown "
         "kind, and the subject of 3 is withheld",
@@ -255,6 +311,15 @@ SAMPLES: Mapping[str, Sample] = {
         "what is published to up/<edge>/journal: that batch, signed by the edge, and the subject "
         "of 2 beside it",
         "parcel", PARCEL, Parcel.encode, Parcel.decode,
+    ),
+    "batch-actions": Sample(
+        "the payload of a batch: a clock sample, a member witnessed, a head-count and a later act, "
+        "of which the subjects of the last two are withheld",
+        "batch", ACTION_BATCH, Batch.encode, Batch.decode,
+    ),
+    "journal-actions": Sample(
+        "that batch, signed, and beside it both subjects of entry 2",
+        "parcel", ACTION_PARCEL, Parcel.encode, Parcel.decode,
     ),
     "hello": signed("two epochs held", MessageType.HELLO, EDGE_KEY, HELLO, Hello.decode),
     "heartbeat": signed(

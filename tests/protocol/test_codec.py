@@ -41,9 +41,13 @@ from protocol.identity import (
     SigningKey,
 )
 from protocol.journal import (
+    MAX_ACT,
     MAX_ENTRY_BYTES,
+    MAX_HEAD_COUNT,
     MAX_READER_CHARS,
     MAX_REASON_CHARS,
+    Act,
+    Action,
     ClockSample,
     Entry,
     EpochHeader,
@@ -77,8 +81,26 @@ def texts(most: int) -> st.SearchStrategy[str]:
 
 STAMPS = st.builds(Stamp, st.integers(0, 1 << 47), st.integers(-(1 << 45), 1 << 47), st.booleans())
 READERS = texts(MAX_READER_CHARS)
+
+
+@st.composite
+def actions(draw: st.DrawFn) -> Action:
+    what = draw(st.sampled_from(Act) | st.integers(0, MAX_ACT))
+    number = about = None
+    if what not in set(Act):
+        number = draw(st.none() | UINTS)
+        about = draw(st.none() | DIGESTS)
+    elif what == Act.HEAD_COUNT:
+        number = draw(st.integers(0, MAX_HEAD_COUNT))
+    elif what == Act.WITNESSED:
+        about = draw(DIGESTS)
+    assurance = draw(st.sampled_from(Assurance))
+    return Action(draw(STAMPS), draw(READERS), what, number, assurance, draw(DIGESTS), about)
+
+
 ENTRIES: st.SearchStrategy[Entry] = st.one_of(
     st.builds(Tap, STAMPS, READERS, st.sampled_from(Assurance), DIGESTS),
+    actions(),
     st.builds(ClockSample, STAMPS),
     st.builds(ReaderUp, STAMPS, READERS),
     st.builds(ReaderDown, STAMPS, texts(40), texts(150)),
@@ -416,6 +438,22 @@ def test_a_megabyte_is_oversize_before_it_is_read(size: int, filling: bytes) -> 
         assert refused(lambda d, m=message: Signed.parse(d, m), data).reason is Reason.OVERSIZE  # type: ignore[misc]
 
 
+def act(what: int, number: int | None = None, about: bytes | None = None) -> Action:
+    at = Stamp(0, 0, trusted=False)
+    return Action(at, "r", what, number, Assurance.UID, bytes(32), about)
+
+
+def test_an_act_of_a_later_version_is_an_action_with_all_that_it_says() -> None:
+    for later in (act(0), act(5, (1 << 63) - 1), act(MAX_ACT, 0, b"a" * 32)):
+        assert decode_entry(encode_entry(later)) == later
+
+
+@pytest.mark.parametrize("missing", range(4, 10))
+def test_an_action_with_less_is_refused(missing: int) -> None:
+    fields = cbor2.loads(encode_entry(act(Act.WITNESSED, about=bytes(32))))
+    assert f"has {missing} of 10" in refused(decode_entry, cbor2.dumps(fields[:missing])).detail
+
+
 # --- limits ---------------------------------------------------------------------------------------
 
 
@@ -530,6 +568,18 @@ def test_a_hello_names_spans_that_can_be(first: int, last: int) -> None:
         Tap(Stamp(0, (1 << 47) + 1, trusted=False), "r", Assurance.UID, bytes(32)),
         Tap(Stamp(0, 0, trusted=False), "r", Assurance.UID, bytes(31)),
         ReaderUp(Stamp(0, 0, trusted=False), "\ud800"),
+        act(Act.OPENED, number=0),
+        act(Act.CLOSED, about=bytes(32)),
+        act(Act.HEAD_COUNT),
+        act(Act.HEAD_COUNT, number=-1),
+        act(Act.HEAD_COUNT, number=MAX_HEAD_COUNT + 1),
+        act(Act.HEAD_COUNT, number=1, about=bytes(32)),
+        act(Act.WITNESSED),
+        act(Act.WITNESSED, about=bytes(31)),
+        act(Act.WITNESSED, number=1, about=bytes(32)),
+        act(MAX_ACT + 1),
+        act(-1),
+        act(MAX_ACT, number=1 << 63),
     ],
     ids=repr,
 )
@@ -758,7 +808,8 @@ def test_hostile_bytes_by_the_thousand() -> None:
     """A quick run over many mutations of good messages, half of them inside a valid signature."""
     rng = random.Random(20)
     entry = encode_entry(Tap(Stamp(1, 2, trusted=True), "door", Assurance.UID, bytes(32)))
-    batch = Batch(b"h" * 100, 1, bytes(32), (entry,) * 5, (2,))
+    entries = (entry,) * 3 + (encode_entry(act(Act.WITNESSED, about=bytes(32))),) * 2
+    batch = Batch(b"h" * 100, 1, bytes(32), entries, (2,))
     good = [batch.encode(), seal_batch(batch, EDGE_KEY, [bytes(92)] * 5)]
     began = time.perf_counter()
     for _ in range(5_000):

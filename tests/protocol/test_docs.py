@@ -110,6 +110,11 @@ def test_every_kind_of_entry_is_told() -> None:
     }
 
 
+def test_every_act_is_told() -> None:
+    told = {row[0]: row[1].split("`")[1] for row in rows("Acts")}
+    assert told == {str(int(act)): act.name for act in journal.Act}
+
+
 def test_the_topics_are_told() -> None:
     told = {row[0].strip("`") for row in rows("Transport")}
     assert told == {each.replace(EDGE.hex(), "<edge>") for each in all_topics()}

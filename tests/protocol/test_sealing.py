@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from protocol.credential import (
     MAX_FIELD_CHARS,
+    MEMBER_SCHEME,
     UID_SCHEME,
     Credential,
     InvalidCredentialError,
+    member_credential,
     uid_credential,
 )
 from protocol.errors import LocalError, Reason, RemoteError
@@ -22,6 +24,7 @@ from protocol.sealing import (
     NONCE_BYTES,
     PAD_TO,
     WRAPPED_KEY_BYTES,
+    Place,
     SubjectBox,
     unwrap_content_key,
     wrap_content_key,
@@ -54,20 +57,67 @@ UIDS = (
 )
 OTHERS = st.builds(
     Credential,
-    st.text(TEXT, min_size=1, max_size=MAX_FIELD_CHARS).filter(lambda each: each != UID_SCHEME),
+    st.text(TEXT, min_size=1, max_size=MAX_FIELD_CHARS).filter(
+        lambda each: each not in {UID_SCHEME, MEMBER_SCHEME}
+    ),
     st.text(TEXT, max_size=MAX_FIELD_CHARS),
     st.text(TEXT, min_size=1, max_size=MAX_FIELD_CHARS),
 )
 
 
-@given(KEYS, IDS, IDS, SEQS, NONCES, UIDS | OTHERS)
+PLACES = st.sampled_from(Place)
+CODES = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=64)
+
+
+@given(KEYS, IDS, IDS, SEQS, NONCES, UIDS | OTHERS | CODES.map(member_credential), PLACES)
 def test_what_was_sealed_is_what_is_opened(
-    key: bytes, edge: bytes, epoch: bytes, seq: int, nonce: bytes, credential: Credential
+    key: bytes,
+    edge: bytes,
+    epoch: bytes,
+    seq: int,
+    nonce: bytes,
+    credential: Credential,
+    place: Place,
 ) -> None:
-    sealed = SubjectBox(key, edge, epoch).seal(seq, credential, nonce)
+    sealed = SubjectBox(key, edge, epoch).seal(seq, credential, nonce, place)
     assert sealed[:NONCE_BYTES] == nonce
     assert len(sealed) <= MAX_SEALED_BYTES
-    assert SubjectBox(key, edge, epoch).open(seq, sealed) == credential
+    assert SubjectBox(key, edge, epoch).open(seq, sealed, place) == credential
+
+
+@given(SEQS, UIDS, CODES)
+def test_card_and_member_of_an_action_never_stand_in_for_one_another(
+    seq: int, card: Credential, code: str
+) -> None:
+    box = SubjectBox(KEY, EDGE, EPOCH)
+    refused(box, seq, box.seal(seq, member_credential(code), NONCE, Place.ABOUT))
+    with pytest.raises(RemoteError):
+        box.open(seq, box.seal(seq, card, NONCE), Place.ABOUT)
+
+
+def test_the_places_are_bound_as_the_document_says() -> None:
+    """With the same nonce only the associated data differ, and with them the tags."""
+    card = Credential("uid", "", "04A1B2C3")
+    for place, bound_to in ((Place.CARD, [EDGE, EPOCH, 7]), (Place.ABOUT, [EDGE, EPOCH, 7, 1])):
+        plain = cbor2.dumps(["uid", "", "04A1B2C3"])
+        sealed = ChaCha20Poly1305(KEY).encrypt(
+            NONCE, plain + bytes(-len(plain) % PAD_TO), cbor2.dumps(bound_to)
+        )
+        assert SubjectBox(KEY, EDGE, EPOCH).seal(7, card, NONCE, place) == NONCE + sealed
+
+
+@given(CODES.filter(lambda code: len(code.encode()) <= 50))
+def test_every_members_code_has_the_same_length_when_sealed(code: str) -> None:
+    sealed = SubjectBox(KEY, EDGE, EPOCH).seal(1, member_credential(code), NONCE, Place.ABOUT)
+    assert len(sealed) == NONCE_BYTES + PAD_TO + 16
+
+
+@pytest.mark.parametrize("code", ["", "a b", "a\t", "\x00", "a\n", "\u3000", "x" * 65])
+def test_what_no_register_has_as_a_code_is_no_member(code: str) -> None:
+    with pytest.raises(InvalidCredentialError, match="member's code"):
+        member_credential(code)
+    with pytest.raises(InvalidCredentialError, match="no issuer"):
+        Credential("member", "somebody", "M-1")
 
 
 @given(UIDS)

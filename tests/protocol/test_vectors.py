@@ -69,8 +69,18 @@ def test_the_journal_message_holds_the_batch_and_the_subject() -> None:
     assert subject_digest(parcel.subjects[0]) == samples.TAP.subject
 
 
+def test_the_message_with_actions_holds_both_subjects_of_one() -> None:
+    parcel = SAMPLES["journal-actions"].decode(bytes.fromhex(str(stored("journal-actions")["hex"])))
+    payload = Signed.parse(parcel.signed, MessageType.BATCH).verify(samples.EDGE_KEY.public)
+    assert payload.hex() == stored("batch-actions")["hex"]
+    sealed = [stored(name)["hex"] for name in ("subject-authoriser", "subject-member")]
+    assert [each.hex() for each in parcel.subjects] == sealed
+    digests = (samples.WITNESSED.subject, samples.WITNESSED.about)
+    assert digests == tuple(subject_digest(each) for each in parcel.subjects)
+
+
 def test_the_unknown_entry_is_not_readable_here() -> None:
-    with pytest.raises(RemoteError, match="kind 2 is not known"):
+    with pytest.raises(RemoteError, match="has 6 of 10 elements"):
         decode_entry(bytes.fromhex(str(stored("entry-unknown")["hex"])))
 
 
