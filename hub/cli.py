@@ -40,6 +40,7 @@ from hub.store.engine import (
     revision,
 )
 from hub.store.policies import Policies
+from hub.store.scope import EVERYTHING
 from hub.store.state import begin_generation, generation
 from protocol.topics import Broker
 
@@ -469,16 +470,16 @@ def attendance(
         found: Attendance | None
         if meeting is not None:
             what = f"{meeting!r}: there is no meeting of this code"
-            found = queries.meeting_attendance(conn, queries.EVERYTHING, meeting, now, zone)
+            found = queries.meeting_attendance(conn, EVERYTHING, meeting, now, zone)
         else:
             period = _period(first, last, zone)
             if member is not None:
                 what = f"{member!r}: there is no member of this code"
-                found = queries.member_attendance(conn, queries.EVERYTHING, member, *period, now)
+                found = queries.member_attendance(conn, EVERYTHING, member, *period, now)
             else:
                 what = f"{organisation!r}: there is no organisation of this code"
                 found = queries.organisation_attendance(
-                    conn, queries.EVERYTHING, str(organisation), *period, now
+                    conn, EVERYTHING, str(organisation), *period, now
                 )
     if found is None:
         raise NotFoundError(what)

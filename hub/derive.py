@@ -1,11 +1,15 @@
-"""From facts and registers to `readings` and `check_ins`, step by step or from nothing.
+"""From facts, registers and declarations to `readings` and `attendances`.
 
 Promises: what was maintained step by step equals what a rebuild gives; taking the same facts twice
 changes nothing; the position (which batches were taken) is written in the transaction of its
 effects, which the caller begins and commits. A device's clock that becomes known dates the earlier
 taps of the same boot anew.
 
-It decides nothing itself: that is `hub.domain.attendance`. It deletes no fact.
+Whoever changes a register or adds a declaration calls the narrowest of `rederive_*` in the same
+transaction, or `rebuild`.
+
+It decides nothing itself: that is `hub.domain.attendance` and `hub.domain.declared`. It deletes no
+fact.
 """
 
 from bisect import bisect_left
@@ -15,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import (
+    ColumnElement,
     CompoundSelect,
     Connection,
     Row,
@@ -44,6 +49,12 @@ from hub.domain.attendance import (
     expected,
     read,
 )
+from hub.domain.declared import (
+    AssignedTap,
+    Attendance,
+    Stated,
+    conclude,
+)
 from hub.domain.terms import Body, MeetingKind, Outcome, Verdict
 from hub.store import schema as s
 from hub.store.bulk import chunks, insert_rows
@@ -57,7 +68,8 @@ from hub.store.clocks import (
     samples_of,
     undated,
 )
-from protocol.journal import KIND_TAP
+from hub.store.stated import organisations_of, stated_of
+from protocol.journal import KIND_ACTION, KIND_TAP
 from protocol.timekeeping import Dated, Sample
 
 STEP: Final = 25
@@ -111,13 +123,66 @@ def derive_batch(conn: Connection, limit: int = STEP) -> Step:
     for table, ids in ((s.batches, batch_ids), (s.heartbeats, heartbeat_ids)):
         for part in chunks(ids):
             conn.execute(update(table).where(table.c.id.in_(part)).values(derived=True))
-    for part in chunks(sorted(meetings)):
+    _tell(conn, meetings)
+    return Step(len(batch_ids), len(heartbeat_ids), changed, tuple(sorted(meetings)))
+
+
+def rederive_meetings(conn: Connection, meeting_ids: Iterable[int]) -> None:
+    """After something was stated of these meetings. `conn` is in a write transaction."""
+    lock(conn)
+    asked = set(meeting_ids)
+    _write_attendances(conn, sorted(asked), _calendar(conn, asked))
+    _tell(conn, asked)
+
+
+def rederive_windows(
+    conn: Connection, windows: Iterable[tuple[int, int, int]], meeting_ids: Iterable[int]
+) -> None:
+    """After meetings began, moved or were cancelled, or expect others than before.
+
+    `windows` are (venue id, from, to), both ends included: those that the meetings had and have.
+    """
+    lock(conn)
+    r = s.readings.c
+    rows: dict[tuple[int, int], Row[Any]] = {}
+    for venue_id, from_ms, to_ms in windows:
+        for row in conn.execute(
+            _TAPS.where(r.venue_id == venue_id, r.at_ms.between(from_ms, to_ms))
+        ).all():
+            rows[row.epoch_id, row.seq] = row
+    _, touched = _derive(conn, list(rows.values()), again=True, meeting_ids=meeting_ids)
+    _tell(conn, touched)
+
+
+def rederive_credentials(conn: Connection, credential_ids: Iterable[int]) -> None:
+    """After these credentials came to belong to other members, or from another time on."""
+    _rederive(conn, s.entries.c.credential_id, credential_ids)
+
+
+def rederive_devices(conn: Connection, device_ids: Iterable[int]) -> None:
+    """After these devices were placed otherwise than before."""
+    _rederive(conn, s.epochs.c.device_id, device_ids)
+
+
+def _rederive(conn: Connection, column: ColumnElement[Any], ids: Iterable[int]) -> None:
+    lock(conn)
+    rows = [
+        row
+        for part in chunks(sorted(set(ids)))
+        for row in conn.execute(_TAPS.where(column.in_(part))).all()
+    ]
+    _, touched = _derive(conn, rows)
+    _tell(conn, touched)
+
+
+def _tell(conn: Connection, meeting_ids: Iterable[int]) -> None:
+    """Let live pages know that these meetings may read differently."""
+    for part in chunks(sorted(set(meeting_ids))):
         conn.execute(
             update(s.meetings)
             .where(s.meetings.c.id.in_(part))
             .values(change=s.meetings.c.change + 1)
         )
-    return Step(len(batch_ids), len(heartbeat_ids), changed, tuple(sorted(meetings)))
 
 
 def rebuild(conn: Connection) -> int:
@@ -130,7 +195,7 @@ def rebuild(conn: Connection) -> int:
     conn.execute(update(s.batches).where(text("NOT derived")).values(derived=True))
     conn.execute(update(s.heartbeats).where(text("NOT derived")).values(derived=True))
     conn.execute(delete(s.readings))
-    conn.execute(delete(s.check_ins))
+    conn.execute(delete(s.attendances))
     taps = 0
     last = (0, -1)
     while True:
@@ -145,7 +210,7 @@ def rebuild(conn: Connection) -> int:
         taps += len(rows)
         _read_taps(conn, rows)
     for part in chunks(conn.scalars(select(s.meetings.c.id).order_by(s.meetings.c.id)).all()):
-        _write_check_ins(conn, part, _calendar(conn, part))
+        _write_attendances(conn, part, _calendar(conn, part))
     conn.execute(update(s.meetings).values(change=s.meetings.c.change + 1))
     return taps
 
@@ -159,11 +224,11 @@ def rebuild_check(conn: Connection) -> list[str]:
     savepoint = conn.begin_nested()
     while derive_batch(conn) != Step(0, 0, 0, ()):
         pass
-    for table in (s.readings, s.check_ins):
+    for table in (s.readings, s.attendances):
         copied = f"SELECT * FROM {table.name}"  # noqa: S608 - a name of our own
         conn.execute(text(f"CREATE TEMPORARY TABLE kept_{table.name} AS {copied}"))
     rebuild(conn)
-    for table in (s.readings, s.check_ins):
+    for table in (s.readings, s.attendances):
         kept, now = f"SELECT * FROM kept_{table.name}", f"SELECT * FROM {table.name}"  # noqa: S608
         for sign, query in (("-", f"{kept} EXCEPT {now}"), ("+", f"{now} EXCEPT {kept}")):
             differences += [
@@ -189,11 +254,12 @@ def try_lock(conn: Connection) -> bool:
 
 # --- Loading --------------------------------------------------------------------------------
 
-# A tap with its boot, and its reading as it stands.
+# A tap, or an act at a reader, with its boot, and its reading as it stands.
 _TAPS: Final[Select[Any]] = (
     select(
         s.entries.c.epoch_id,
         s.entries.c.seq,
+        s.entries.c.kind,
         s.entries.c.boottime_ms,
         s.entries.c.wall_ms,
         s.entries.c.trusted,
@@ -215,7 +281,7 @@ _TAPS: Final[Select[Any]] = (
         s.readings,
         and_(s.readings.c.epoch_id == s.entries.c.epoch_id, s.readings.c.seq == s.entries.c.seq),
     )
-    .where(s.entries.c.kind == KIND_TAP, s.entries.c.problem.is_(None))
+    .where(s.entries.c.kind.in_([KIND_TAP, KIND_ACTION]), s.entries.c.problem.is_(None))
 )
 
 
@@ -483,7 +549,8 @@ def _calendar(conn: Connection, meeting_ids: Iterable[int]) -> Calendar:
             .distinct()
         ):
             rows[row.id] = row
-    places = memberships(conn, {row.organisation_id for row in rows.values()})
+    taking_part = organisations_of(conn, rows)
+    places = memberships(conn, {each for several in taking_part.values() for each in several})
     return Calendar(
         Meeting(
             row.id,
@@ -492,11 +559,11 @@ def _calendar(conn: Connection, meeting_ids: Iterable[int]) -> Calendar:
             row.starts_ms,
             row.ends_ms,
             row.grace_minutes,
-            expected(
-                row.organisation_id,
-                MeetingKind(row.kind),
-                row.starts_ms,
-                places.get(row.organisation_id, ()),
+            frozenset().union(
+                *(
+                    expected(each, MeetingKind(row.kind), row.starts_ms, places.get(each, ()))
+                    for each in taking_part[row.id]
+                )
             ),
         )
         for row in rows.values()
@@ -527,14 +594,26 @@ def memberships(conn: Connection, organisation_ids: Iterable[int]) -> dict[int, 
 # --- Deriving -------------------------------------------------------------------------------
 
 
-def _derive(conn: Connection, rows: Sequence[Row[Any]]) -> tuple[int, set[int]]:
-    """Read the taps, and work out anew the check-ins of every meeting this touches."""
-    changed, touched = _read_taps(conn, rows)
-    _write_check_ins(conn, sorted(touched), _calendar(conn, touched))
+def _derive(
+    conn: Connection,
+    rows: Sequence[Row[Any]],
+    *,
+    again: bool = False,
+    meeting_ids: Iterable[int] = (),
+) -> tuple[int, set[int]]:
+    """Read the taps, and work out anew the attendance of every meeting this touches.
+
+    `again`: also those of which nothing but the meetings around them has changed.
+    """
+    changed, touched = _read_taps(conn, rows, again=again)
+    touched |= set(meeting_ids)
+    _write_attendances(conn, sorted(touched), _calendar(conn, touched))
     return changed, touched
 
 
-def _read_taps(conn: Connection, rows: Sequence[Row[Any]]) -> tuple[int, set[int]]:
+def _read_taps(
+    conn: Connection, rows: Sequence[Row[Any]], *, again: bool = False
+) -> tuple[int, set[int]]:
     """Write the readings of `rows` that are new or differ; give their number and the meetings."""
     samples = _samples(conn, rows)
     bounds = not_before(conn, (row.epoch_id for row in rows))
@@ -553,16 +632,20 @@ def _read_taps(conn: Connection, rows: Sequence[Row[Any]]) -> tuple[int, set[int
             if at_ms is None or row.credential_id is None
             else holders.at(row.credential_id, at_ms),
         )
-        if row.outcome is not None and (
-            (row.at_ms, row.earliest_ms, row.latest_ms, row.venue_id, row.member_id)
-            == (at_ms, dated.earliest_ms, dated.latest_ms, tap.venue_id, tap.member_id)
+        if (
+            not again
+            and row.outcome is not None
+            and (
+                (row.at_ms, row.earliest_ms, row.latest_ms, row.venue_id, row.member_id)
+                == (at_ms, dated.earliest_ms, dated.latest_ms, tap.venue_id, tap.member_id)
+            )
         ):
             continue
         taps.append((row, dated, tap))
         for venue_id, moment in ((tap.venue_id, tap.at_ms), (row.venue_id, row.at_ms)):
             if venue_id is not None and moment is not None:
                 points.add((venue_id, moment))
-    touched = _touched(conn, points)
+    touched = _touched(conn, points) | _assigned_to(conn, [tap.key for _, _, tap in taps])
     calendar = _calendar(conn, touched)
     known = [row for row, _, _ in taps if row.outcome is not None]
     if known:
@@ -585,60 +668,137 @@ def _read_taps(conn: Connection, rows: Sequence[Row[Any]]) -> tuple[int, set[int
                 "latest_ms": dated.latest_ms,
                 "venue_id": tap.venue_id,
                 "member_id": tap.member_id,
-                "outcome": read(tap, calendar).outcome.value,
+                "outcome": _outcome(row, tap, calendar).value,
             }
-            for _, dated, tap in taps
+            for row, dated, tap in taps
         ],
     )
     return len(taps), touched
 
 
-def _write_check_ins(conn: Connection, meeting_ids: Sequence[int], calendar: Calendar) -> None:
-    """Make the check-ins of these meetings what the readings say; `calendar` covers them."""
+def _outcome(row: Row[Any], tap: Tap, calendar: Calendar) -> Outcome:
+    if row.kind == KIND_ACTION and tap.at_ms is not None:
+        return Outcome.ACTION
+    return read(tap, calendar).outcome
+
+
+def _write_attendances(conn: Connection, meeting_ids: Sequence[int], calendar: Calendar) -> None:
+    """Make the attendances of these meetings what readings and declarations say.
+
+    `calendar` covers the meetings, but for those that are cancelled.
+    """
     for part in chunks(meeting_ids):
-        now = check_ins(_taps_at(conn, part), calendar)
+        held = [each for each in part if each in calendar]
+        shown: dict[int, dict[int, CheckIn]] = defaultdict(dict)
+        for (meeting_id, member_id), check_in in check_ins(_taps_at(conn, part), calendar).items():
+            shown[meeting_id][member_id] = check_in
+        stated = stated_of(conn, held)
+        assigned = _assigned_taps(conn, stated, calendar)
+        now = {
+            (each.meeting_id, each.member_id): each
+            for meeting_id in held
+            for each in conclude(
+                calendar.meeting(meeting_id),
+                shown[meeting_id],
+                stated[meeting_id],
+                assigned[meeting_id],
+            ).values()
+        }
         kept = {
-            (row.meeting_id, row.member_id): CheckIn(
+            (row.meeting_id, row.member_id): Attendance(
                 row.meeting_id,
                 row.member_id,
                 Verdict(row.verdict),
                 row.at_ms,
-                TapKey(row.epoch_id, row.seq),
+                None if row.epoch_id is None else TapKey(row.epoch_id, row.seq),
+                row.declaration_id,
                 row.taps,
             )
-            for row in conn.execute(select(s.check_ins).where(s.check_ins.c.meeting_id.in_(part)))
+            for row in conn.execute(
+                select(s.attendances).where(s.attendances.c.meeting_id.in_(part))
+            )
         }
-        wanted = set(part)
-        gone = [pair for pair, check_in in kept.items() if now.get(pair) != check_in]
-        new = [
-            check_in
-            for pair, check_in in now.items()
-            if check_in.meeting_id in wanted and kept.get(pair) != check_in
-        ]
+        gone = [pair for pair, each in kept.items() if now.get(pair) != each]
         if gone:
             conn.execute(
-                delete(s.check_ins).where(
-                    s.check_ins.c.meeting_id == bindparam("of_meeting"),
-                    s.check_ins.c.member_id == bindparam("of_member"),
+                delete(s.attendances).where(
+                    s.attendances.c.meeting_id == bindparam("of_meeting"),
+                    s.attendances.c.member_id == bindparam("of_member"),
                 ),
                 [{"of_meeting": meeting, "of_member": member} for meeting, member in gone],
             )
         insert_rows(
             conn,
-            s.check_ins,
+            s.attendances,
             [
                 {
                     "meeting_id": each.meeting_id,
                     "member_id": each.member_id,
-                    "at_ms": each.at_ms,
                     "verdict": each.verdict.value,
-                    "epoch_id": each.key.epoch_id,
-                    "seq": each.key.seq,
+                    "at_ms": each.at_ms,
+                    "epoch_id": None if each.key is None else each.key.epoch_id,
+                    "seq": None if each.key is None else each.key.seq,
+                    "declaration_id": each.declaration_id,
                     "taps": each.taps,
                 }
-                for each in new
+                for pair, each in now.items()
+                if kept.get(pair) != each
             ],
         )
+
+
+# --- Taps that were assigned ---------------------------------------------------------------
+
+
+def _assigned_to(conn: Connection, keys: Sequence[TapKey]) -> set[int]:
+    """The meetings to which one of these entries was assigned by somebody."""
+    d = s.declarations.c
+    by_epoch: dict[int, list[int]] = defaultdict(list)
+    for key in keys:
+        by_epoch[key.epoch_id].append(key.seq)
+    found: set[int] = set()
+    for part in chunks(sorted(by_epoch)):
+        # Few taps were ever assigned, and they have an index of their own.
+        for row in conn.execute(
+            select(d.meeting_id, d.epoch_id, d.seq).where(
+                d.epoch_id.is_not(None), d.epoch_id.in_(part)
+            )
+        ):
+            if row.seq in by_epoch[row.epoch_id]:
+                found.add(row.meeting_id)
+    return found
+
+
+def _assigned_taps(
+    conn: Connection, stated: Mapping[int, Stated], calendar: Calendar
+) -> dict[int, dict[TapKey, AssignedTap]]:
+    """By meeting: the entries that were assigned to it. An undated one is its holder's then."""
+    keys = sorted({key for each in stated.values() for key in each.assigned})
+    r, e = s.readings.c, s.entries.c
+    rows = {
+        TapKey(row.epoch_id, row.seq): row
+        for part in chunks([(key.epoch_id, key.seq) for key in keys], 400)
+        for row in conn.execute(
+            select(r.epoch_id, r.seq, r.at_ms, r.member_id, e.credential_id)
+            .join(s.entries, and_(e.epoch_id == r.epoch_id, e.seq == r.seq))
+            .where(tuple_(r.epoch_id, r.seq).in_(part))
+        )
+    }
+    undated = [row.credential_id for row in rows.values() if row.at_ms is None]
+    holders = _holders(conn, (each for each in undated if each is not None))
+    found: dict[int, dict[TapKey, AssignedTap]] = defaultdict(dict)
+    for meeting_id, said in stated.items():
+        starts_ms = calendar.meeting(meeting_id).starts_ms if said.assigned else 0
+        for key in said.assigned:
+            row = rows.get(key)
+            if row is None:
+                continue
+            member_id = row.member_id
+            if row.at_ms is None and row.credential_id is not None:
+                member_id = holders.at(row.credential_id, starts_ms)
+            if member_id is not None:
+                found[meeting_id][key] = AssignedTap(member_id, row.at_ms)
+    return found
 
 
 def _taps_at(conn: Connection, meeting_ids: Sequence[int]) -> Iterator[Tap]:

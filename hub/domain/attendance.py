@@ -16,7 +16,7 @@ from typing import Final, assert_never
 from zoneinfo import ZoneInfo
 
 from hub.domain.completeness import Completeness
-from hub.domain.terms import Body, MeetingKind, Outcome, Verdict
+from hub.domain.terms import Body, MeetingKind, Outcome, Quorum, QuorumRule, Verdict
 
 MINUTE_MS: Final = 60_000
 
@@ -177,6 +177,10 @@ class Calendar:
                 self._longest_ms.get(each.venue_id, 0), each.ends_ms - each.opens_ms
             )
 
+    def __contains__(self, meeting_id: int) -> bool:
+        """Whether the meeting is here."""
+        return meeting_id in self._by_id
+
     def meeting(self, meeting_id: int) -> Meeting:
         """The meeting with this id; KeyError where it is not here."""
         return self._by_id[meeting_id]
@@ -258,6 +262,19 @@ def verdict_without_tap(ends_ms: int, now_ms: int) -> Verdict:
     return Verdict.PENDING if now_ms > ends_ms else Verdict.NOT_SEEN
 
 
+def quorum(kind: MeetingKind, rule: QuorumRule, voters: int, came: int, *, final: bool) -> Quorum:
+    """Whether a meeting may vote: `came` of `voters`, those with a voting right that are expected.
+
+    `final`: nobody can be found to have come after all. Exactly half is for the chair to judge:
+    UNKNOWN under MORE_THAN_HALF. Source: 支部工作条例（试行）2018, art. 11.
+    """
+    if kind is not MeetingKind.BRANCH_ASSEMBLY:
+        return Quorum.NOT_ASKED
+    if voters and (2 * came > voters or (rule is QuorumRule.AT_LEAST_HALF and 2 * came == voters)):
+        return Quorum.MET
+    return Quorum.NOT_MET if final and 2 * came < voters else Quorum.UNKNOWN
+
+
 @dataclass(frozen=True, slots=True)
 class CoveringDevice:
     """A device that stood at the meeting's venue during its window, and what it has stated."""
@@ -269,6 +286,7 @@ class CoveringDevice:
 
 
 NOT_CONFIRMED: Final = "会议是否召开尚未确认"
+NOT_HELD: Final = "会议已确认未召开"
 NOT_TOLD: Final = "尚无通知本人参会的记录"
 NO_DEVICE: Final = "会场当时没有登记的签到设备"
 NO_MOMENT: Final = "（日期不明）"
@@ -276,13 +294,23 @@ NO_DEVICE_THEN: Final = "会场没有登记的签到设备"
 
 
 def pending_reasons(
-    opens_ms: int, ends_ms: int, devices: Sequence[CoveringDevice], zone: ZoneInfo
+    opens_ms: int,
+    ends_ms: int,
+    devices: Sequence[CoveringDevice],
+    zone: ZoneInfo,
+    *,
+    held: bool | None = None,
+    sheet_complete: bool = False,
 ) -> tuple[str, ...]:
     """Why nothing is concluded of a member without a tap, in plain Chinese, the whole list.
 
-    The gate of 无故缺席 wants all of it cleared; two of its conditions have no record in this
-    version at all, so the list is never empty.
+    `held`: whether the meeting was confirmed as held, None while nobody has said; a complete
+    paper sheet stands in for the devices. The gate of 无故缺席 wants all of it cleared; that a
+    member was told has no record in this version at all, so the list is never empty.
     """
+    said = () if held else (NOT_CONFIRMED if held is None else NOT_HELD,)
+    if sheet_complete:
+        return (*said, NOT_TOLD)
     reasons = [
         device_words(each, opens_ms, ends_ms, zone)
         for each in devices
@@ -292,7 +320,7 @@ def pending_reasons(
         reasons.append(NO_DEVICE)
     else:
         reasons += unattended_words(opens_ms, ends_ms, devices, zone)
-    return (*reasons, NOT_CONFIRMED, NOT_TOLD)
+    return (*reasons, *said, NOT_TOLD)
 
 
 def unattended_words(

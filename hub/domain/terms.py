@@ -45,6 +45,18 @@ class Body(Term):
     COMMITTEE = "COMMITTEE", "委员"
 
 
+class Office(Term):
+    """What a person does for an organisation; it says who may speak for it at the door."""
+
+    SECRETARY = "SECRETARY", "书记"
+    DEPUTY_SECRETARY = "DEPUTY_SECRETARY", "副书记"
+    ORGANISATION = "ORGANISATION", "组织委员"
+    DISCIPLINE = "DISCIPLINE", "纪检委员"
+    PUBLICITY = "PUBLICITY", "宣传委员"
+    COMMITTEE_MEMBER = "COMMITTEE_MEMBER", "委员"
+    GROUP_LEADER = "GROUP_LEADER", "党小组组长"
+
+
 class MeetingKind(Term):
     """三会一课 and 主题党日."""
 
@@ -60,6 +72,9 @@ class Verdict(Term):
 
     PRESENT = "PRESENT", "出席"
     LATE = "LATE", "迟到"
+    WITNESSED = "WITNESSED", "现场证明"
+    BACK_FILLED = "BACK_FILLED", "补签"
+    EXCUSED = "EXCUSED", "请假"
     GUEST = "GUEST", "列席"
     NOT_SEEN = "NOT_SEEN", "未见"
     PENDING = "PENDING", "待定"
@@ -73,6 +88,7 @@ class Outcome(Term):
     UNPLACED = "UNPLACED", "未归会"
     UNMATCHED = "UNMATCHED", "未识别"
     UNDATED = "UNDATED", "时间待核"
+    ACTION = "ACTION", "现场操作"
 
 
 class CardStatus(Term):
@@ -90,3 +106,72 @@ class DeviceStatus(Term):
     ACTIVE = "ACTIVE", "在用"
     RETIRED = "RETIRED", "退役"
     COMPROMISED = "COMPROMISED", "失密"
+
+
+class DeclarationKind(Term):
+    """What a person states of a meeting. Nothing stated is changed: it is answered or withdrawn."""
+
+    HELD = "HELD", "确认已召开"
+    NOT_HELD = "NOT_HELD", "确认未召开"
+    HEAD_COUNT = "HEAD_COUNT", "清点人数"
+    WITNESSED = "WITNESSED", "现场证明"
+    SHEET = "SHEET", "纸质签到"
+    SHEET_COMPLETE = "SHEET_COMPLETE", "纸质签到表完整"
+    LEAVE_ASKED = "LEAVE_ASKED", "申请请假"
+    LEAVE_GRANTED = "LEAVE_GRANTED", "准假"
+    LEAVE_REFUSED = "LEAVE_REFUSED", "不准假"
+    BACK_FILL_ASKED = "BACK_FILL_ASKED", "申请补签"
+    BACK_FILL_GRANTED = "BACK_FILL_GRANTED", "同意补签"
+    BACK_FILL_REFUSED = "BACK_FILL_REFUSED", "不同意补签"
+    TAP_ASSIGNED = "TAP_ASSIGNED", "刷卡归会"
+    OBJECTION = "OBJECTION", "异议"
+    OBJECTION_UPHELD = "OBJECTION_UPHELD", "异议成立"
+    OBJECTION_DISMISSED = "OBJECTION_DISMISSED", "异议不成立"
+    WITHDRAWN = "WITHDRAWN", "撤回"
+
+
+class Evidence(Term):
+    """By what an attendance is shown."""
+
+    TAP = "TAP", "刷卡"
+    ASSIGNED = "ASSIGNED", "刷卡（人工归会）"
+    SHEET = "SHEET", "纸质签到表"
+    WITNESSED = "WITNESSED", "现场证明"
+    BACK_FILL = "BACK_FILL", "补签"
+    LEAVE = "LEAVE", "请假"
+
+
+class Quorum(Term):
+    """Whether enough of those who may vote came."""
+
+    MET = "MET", "达到法定人数"
+    NOT_MET = "NOT_MET", "未达到法定人数"
+    UNKNOWN = "UNKNOWN", "是否达到法定人数尚不清楚"
+    NOT_ASKED = "NOT_ASKED", "不要求法定人数"
+
+
+class QuorumRule(Term):
+    """How “半数以上” of the voters is read."""
+
+    MORE_THAN_HALF = "MORE_THAN_HALF", "超过半数"
+    AT_LEAST_HALF = "AT_LEAST_HALF", "半数及以上"
+
+
+class LeaveReason(Term):
+    """The class of a leave's reason: all that is kept of it."""
+
+    ILLNESS = "ILLNESS", "病假"
+    WORK = "WORK", "公务"
+    AWAY = "AWAY", "外出"
+    FAMILY = "FAMILY", "家事"
+    OTHER = "OTHER", "其他"
+
+
+class Role(Term):
+    """What an account or a token is there for, within one organisation and all below it."""
+
+    OPERATOR = "OPERATOR", "管理员"
+    SECRETARY = "SECRETARY", "支部书记"
+    AUDITOR = "AUDITOR", "监督员"
+    TECHNICIAN = "TECHNICIAN", "技术员"
+    MEMBER = "MEMBER", "党员"

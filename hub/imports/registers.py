@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Any, Final, assert_never
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, Table, bindparam, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
 
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.derive import lock, rebuild
@@ -667,6 +667,7 @@ def _meetings(draft: _Draft) -> None:
     known, organisations = draft.known(s.meetings), draft.known(s.organisations)
     venues = draft.known(s.venues)
     inserts, updates, asked = [], [], []
+    left: list[tuple[int, int]] = []
     for row in draft.rows:
         code, title = row.code("code"), row.text("title")
         organisation = _reference(row, "organisation", organisations, "组织")
@@ -691,9 +692,9 @@ def _meetings(draft: _Draft) -> None:
         old = known.get(code)
         if old is not None and not row.knows("grace_minutes"):
             grace = old.grace_minutes
-        before = draft.policies.minutes(OPENS_BEFORE_MINUTES, starts_ms, organisation.id)
+        before = draft.policies.number(OPENS_BEFORE_MINUTES, starts_ms, organisation.id)
         if grace is None:
-            grace = draft.policies.minutes(GRACE_MINUTES, starts_ms, organisation.id)
+            grace = draft.policies.number(GRACE_MINUTES, starts_ms, organisation.id)
         values = {
             "code": code,
             "organisation_id": organisation.id,
@@ -714,9 +715,48 @@ def _meetings(draft: _Draft) -> None:
             inserts.append({**values, "public_id": s.new_public_id()})
         elif differing:
             updates.append({"id": old.id, **values, "change": old.change + 1})
+            if old.organisation_id != organisation.id:
+                left.append((old.id, old.organisation_id))
     _once(asked, "code")
+    draft.later(lambda: _leave(draft, left))
     draft.later(lambda: draft.insert(s.meetings, inserts))
     draft.later(lambda: draft.update(s.meetings, updates))
+    draft.later(
+        lambda: _take_part(
+            draft, {each["code"]: each["organisation_id"] for each in inserts + updates}
+        )
+    )
+
+
+def _leave(draft: _Draft, left: Iterable[tuple[int, int]]) -> None:
+    mo = s.meeting_organisations.c
+    for meeting_id, organisation_id in left:
+        draft.conn.execute(
+            delete(s.meeting_organisations).where(
+                mo.meeting_id == meeting_id, mo.organisation_id == organisation_id
+            )
+        )
+
+
+def _take_part(draft: _Draft, hosts: Mapping[str, int]) -> None:
+    """Let each meeting's own organisation take part in it; others stay as they are."""
+    if not hosts:
+        return
+    known = draft.known(s.meetings)
+    mo = s.meeting_organisations.c
+    kept = {
+        (row.meeting_id, row.organisation_id)
+        for row in draft.conn.execute(select(mo.meeting_id, mo.organisation_id))
+    }
+    rows = [(known[code].id, organisation_id) for code, organisation_id in hosts.items()]
+    draft.insert(
+        s.meeting_organisations,
+        [
+            {"meeting_id": meeting_id, "organisation_id": organisation_id}
+            for meeting_id, organisation_id in rows
+            if (meeting_id, organisation_id) not in kept
+        ],
+    )
 
 
 def _is_sane(at_ms: int, zone: ZoneInfo) -> bool:

@@ -21,8 +21,16 @@ def holds(table: Table, at_ms: ColumnElement[int] | int) -> ColumnElement[bool]:
     )
 
 
+TAKES_PART: Final = s.memberships.c.organisation_id.in_(
+    select(s.meeting_organisations.c.organisation_id)
+    .where(s.meeting_organisations.c.meeting_id == s.meetings.c.id)
+    .correlate(s.meetings)
+    .scalar_subquery()
+)
+"""Joins `memberships` to `meetings`: an organisation that takes part in the meeting."""
+
 IS_EXPECTED: Final = and_(
-    s.memberships.c.organisation_id == s.meetings.c.organisation_id,
+    TAKES_PART,
     s.memberships.c.body
     == case(
         {kind.value: expected_body(kind).value for kind in MeetingKind}, value=s.meetings.c.kind

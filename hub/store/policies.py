@@ -16,6 +16,9 @@ from hub.store.schema import organisations, policies
 TIME_ZONE: Final = "time_zone"
 OPENS_BEFORE_MINUTES: Final = "check_in_opens_before_minutes"
 GRACE_MINUTES: Final = "grace_minutes"
+BACK_FILL_DAYS: Final = "back_fill_days"
+BACK_FILL_PER_YEAR: Final = "back_fill_per_year"
+QUORUM_ASSEMBLY: Final = "quorum_assembly"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,8 @@ class Policies:
                 raise LookupError(f"no policy {name!r} holds at {at_ms}")
             where = self._parents.get(where)
 
-    def minutes(self, name: str, at_ms: int, organisation_id: int) -> int:
-        """A policy that is a number of minutes."""
+    def number(self, name: str, at_ms: int, organisation_id: int) -> int:
+        """A policy that is a whole number, of minutes or days or times as its name says."""
         return int(self.at(name, at_ms, organisation_id).value)
 
     def zone(self, at_ms: int) -> ZoneInfo:

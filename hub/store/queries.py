@@ -17,13 +17,11 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from math import inf
-from typing import Any, Final, Literal
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
-    CTE,
     ColumnElement,
     CompoundSelect,
     Connection,
@@ -44,6 +42,7 @@ from hub.domain.attendance import (
     Validity,
     device_words,
     pending_reasons,
+    quorum,
     unattended_words,
     verdict_without_tap,
 )
@@ -57,7 +56,19 @@ from hub.domain.completeness import (
     completeness,
     forked_ms,
 )
-from hub.domain.terms import Body, DeviceStatus, MeetingKind, OrgKind, Outcome, Verdict
+from hub.domain.declared import CAME
+from hub.domain.terms import (
+    Body,
+    DeclarationKind,
+    DeviceStatus,
+    Evidence,
+    MeetingKind,
+    OrgKind,
+    Outcome,
+    Quorum,
+    QuorumRule,
+    Verdict,
+)
 from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.clocks import (
@@ -69,17 +80,9 @@ from hub.store.clocks import (
     samples_of,
 )
 from hub.store.expected import IS_EXPECTED, holds
-
-
-class Everything(Enum):
-    """The scope of whoever works on the hub's own machine."""
-
-    EVERYTHING = "EVERYTHING"
-
-
-EVERYTHING: Final = Everything.EVERYTHING
-Scope = int | Literal[Everything.EVERYTHING]
-"""An organisation's id, for it and all below it; or EVERYTHING."""
+from hub.store.policies import QUORUM_ASSEMBLY, Policies
+from hub.store.scope import EVERYTHING, Scope, is_within, takes_part, within
+from hub.store.stated import stated_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,11 @@ class MeetingHead:
     title: str
     kind: MeetingKind
     organisation: Named
+    partners: tuple[Named, ...]
+    """The other organisations of a joint meeting."""
     venue: Named
+    chair: str
+    """主持人, empty where none is named."""
     opens_ms: int
     starts_ms: int
     ends_ms: int
@@ -117,9 +124,11 @@ class Counts:
     expected: int
     """应到"""
     present: int
-    """实到: those of the expected who came, in time or late."""
+    """实到: those of the expected who took part, see `hub.domain.declared.CAME`."""
     late: int
     """迟到"""
+    excused: int
+    """请假"""
     not_seen: int
     """未见: expected, no tap, and the meeting is not over."""
     pending: int
@@ -146,8 +155,10 @@ class AttendanceRow:
     person: Person
     verdict: Verdict
     at_ms: int | None
-    """Of the earliest tap that counts."""
+    """When the member came, as far as that is known: of the earliest tap that counts."""
     taps: int
+    evidence: Evidence | None
+    """None: nothing is known of the member."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +193,13 @@ class MeetingAttendance:
     """Taps of the covering devices that may have been in the window: their time is not known."""
     reasons: tuple[str, ...]
     """Why those without a tap are not concluded to be absent; empty where there are none."""
+    held: bool | None
+    """Whether somebody confirmed that it took place; None: nobody has said."""
+    head_count: int | None
+    """清点人数"""
+    sheet_complete: bool
+    """Whether a signed paper sheet was declared complete."""
+    quorum: Quorum
     as_of_ms: int
 
 
@@ -212,6 +230,7 @@ class MemberMeeting:
     verdict: Verdict
     at_ms: int | None
     taps: int
+    evidence: Evidence | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,26 +242,6 @@ class MemberAttendance:
     as_of_ms: int
 
 
-# --- Scope: the one place ---------------------------------------------------------------------
-
-
-def subtree(organisation_id: int) -> CTE:
-    """A recursive CTE with one column `id`: the organisation and everything below it."""
-    below = select(literal(organisation_id, s.organisations.c.id.type).label("id")).cte(
-        recursive=True
-    )
-    child = s.organisations.alias("child")
-    # UNION, not UNION ALL: it ends even if a circle was ever written.
-    return below.union(select(child.c.id).join(below, child.c.parent_id == below.c.id))
-
-
-def within(scope: Scope, organisation_id: ColumnElement[Any]) -> ColumnElement[bool]:
-    """The condition that an organisation lies in the scope."""
-    if isinstance(scope, Everything):
-        return literal(value=True)
-    return organisation_id.in_(select(subtree(scope).c.id))
-
-
 # --- Meetings ---------------------------------------------------------------------------------
 
 
@@ -251,33 +250,45 @@ def meeting_attendance(
 ) -> MeetingAttendance | None:
     """Everything that is known of a meeting; times in words are in `zone`."""
     row = conn.execute(
-        _MEETINGS.where(_is_named(s.meetings, name), within(scope, s.meetings.c.organisation_id))
+        _MEETINGS.where(_is_named(s.meetings, name), takes_part(scope))
     ).one_or_none()
     if row is None:
         return None
     devices = _covering(conn, row)
-    rows = () if row.cancelled else _people(conn, scope, row, now_ms)
+    stated = stated_of(conn, [row.id])[row.id]
+    people = {} if row.cancelled else _people(conn, scope, row, now_ms)
+    rows = tuple(people.values())
     counts = _count(rows)
     outcomes = _outcomes(conn, row)
+    complete = stated.sheet_complete or (
+        all(each.completeness.covers(row.opens_ms, row.ends_ms) for _, each in devices.values())
+        and not unattended_words(
+            row.opens_ms, row.ends_ms, [each for _, each in devices.values()], zone
+        )
+    )
     return MeetingAttendance(
-        meeting=_head(row),
+        meeting=_head(row, _partners(conn, [row.id])),
         counts=counts,
         rows=rows,
         devices=tuple(_state(each, public_id, row, zone) for public_id, each in devices.values()),
-        complete=all(
-            each.completeness.covers(row.opens_ms, row.ends_ms) for _, each in devices.values()
-        )
-        and not unattended_words(
-            row.opens_ms, row.ends_ms, [each for _, each in devices.values()], zone
-        ),
+        complete=complete,
         unmatched=outcomes[Outcome.UNMATCHED],
         unplaced=outcomes[Outcome.UNPLACED],
         undated=_undated(conn, row, devices),
         reasons=pending_reasons(
-            row.opens_ms, row.ends_ms, [each for _, each in devices.values()], zone
+            row.opens_ms,
+            row.ends_ms,
+            [each for _, each in devices.values()],
+            zone,
+            held=stated.held,
+            sheet_complete=stated.sheet_complete,
         )
         if counts.not_seen or counts.pending
         else (),
+        held=stated.held,
+        head_count=stated.head_count,
+        sheet_complete=stated.sheet_complete,
+        quorum=_quorum(conn, row, people, final=complete and now_ms > row.ends_ms),
         as_of_ms=now_ms,
     )
 
@@ -285,9 +296,7 @@ def meeting_attendance(
 def meeting_change(conn: Connection, scope: Scope, name: str) -> int | None:
     """The meeting's change number: when it grows, there is something new to show."""
     change: int | None = conn.scalar(
-        select(s.meetings.c.change).where(
-            _is_named(s.meetings, name), within(scope, s.meetings.c.organisation_id)
-        )
+        select(s.meetings.c.change).where(_is_named(s.meetings, name), takes_part(scope))
     )
     return change
 
@@ -305,7 +314,7 @@ def organisation_attendance(
     if organisation is None:
         return None
     asked = and_(
-        within(organisation.id, s.meetings.c.organisation_id),
+        takes_part(organisation.id),
         s.meetings.c.starts_ms >= from_ms,
         s.meetings.c.starts_ms < to_ms,
     )
@@ -315,6 +324,7 @@ def organisation_attendance(
             select(
                 s.meetings.c.id, func.count(s.memberships.c.member_id.distinct()).label("expected")
             )
+            .select_from(s.meetings)
             .join(s.memberships, IS_EXPECTED)
             .where(asked)
             .group_by(s.meetings.c.id)
@@ -322,15 +332,16 @@ def organisation_attendance(
     }
     seen: dict[int, Counter[Verdict]] = defaultdict(Counter)
     for row in conn.execute(
-        select(s.check_ins.c.meeting_id, s.check_ins.c.verdict, func.count().label("people"))
-        .join(s.meetings, s.meetings.c.id == s.check_ins.c.meeting_id)
+        select(s.attendances.c.meeting_id, s.attendances.c.verdict, func.count().label("people"))
+        .join(s.meetings, s.meetings.c.id == s.attendances.c.meeting_id)
         .where(asked)
-        .group_by(s.check_ins.c.meeting_id, s.check_ins.c.verdict)
+        .group_by(s.attendances.c.meeting_id, s.attendances.c.verdict)
     ):
         seen[row.meeting_id][Verdict(row.verdict)] = row.people
+    partners = _partners(conn, select(s.meetings.c.id).where(asked))
     meetings = tuple(
         MeetingCounts(
-            _head(row),
+            _head(row, partners),
             _NOBODY
             if row.cancelled
             else _counts(expected.get(row.id, 0), seen[row.id], row.ends_ms, now_ms),
@@ -387,30 +398,35 @@ def member_attendance(
         .correlate(s.meetings)
         .exists()
     )
-    c = s.check_ins.c
+    c = s.attendances.c
+    d = s.declarations.c
+    rows = conn.execute(
+        _MEETINGS.add_columns(c.verdict, c.at_ms, c.taps, d.kind.label("stated"))
+        .outerjoin(s.attendances, and_(c.meeting_id == s.meetings.c.id, c.member_id == member.id))
+        .outerjoin(s.declarations, d.id == c.declaration_id)
+        .where(
+            s.meetings.c.starts_ms >= from_ms,
+            s.meetings.c.starts_ms < to_ms,
+            ~s.meetings.c.cancelled,
+            or_(c.verdict.is_not(None), is_expected),
+            # Not the scope's own meetings as such: who was a guest there, unnamed, and joined
+            # later stays unnamed.
+            belonged if scope is not EVERYTHING else literal(value=True),
+        )
+        .order_by(s.meetings.c.starts_ms, s.meetings.c.code)
+    ).all()
+    partners = _partners(conn, [row.id for row in rows])
     meetings = tuple(
         MemberMeeting(
-            _head(row),
+            _head(row, partners),
             verdict_without_tap(row.ends_ms, now_ms)
             if row.verdict is None
             else Verdict(row.verdict),
             row.at_ms,
             row.taps or 0,
+            _evidence(row.verdict, row.stated),
         )
-        for row in conn.execute(
-            _MEETINGS.add_columns(c.verdict, c.at_ms, c.taps)
-            .outerjoin(s.check_ins, and_(c.meeting_id == s.meetings.c.id, c.member_id == member.id))
-            .where(
-                s.meetings.c.starts_ms >= from_ms,
-                s.meetings.c.starts_ms < to_ms,
-                ~s.meetings.c.cancelled,
-                or_(c.verdict.is_not(None), is_expected),
-                # Not the scope's own meetings as such: who was a guest there, unnamed, and joined
-                # later stays unnamed.
-                belonged if scope is not EVERYTHING else literal(value=True),
-            )
-            .order_by(s.meetings.c.starts_ms, s.meetings.c.code)
-        )
+        for row in rows
     )
     o = s.organisations.c
     branch = conn.scalar(
@@ -441,7 +457,7 @@ def member_attendance(
 
 # --- Helpers ----------------------------------------------------------------------------------
 
-_NOBODY: Final = Counts(0, 0, 0, 0, 0, 0)
+_NOBODY: Final = Counts(0, 0, 0, 0, 0, 0, 0)
 
 _MEETINGS: Final[Select[Any]] = (
     select(
@@ -466,14 +482,73 @@ def _is_named(table: Table, name: str) -> ColumnElement[bool]:
     return or_(table.c.code == name, table.c.public_id == public_id)
 
 
-def _head(row: Row[Any]) -> MeetingHead:
+def _evidence(verdict: str | None, stated: str | None) -> Evidence | None:
+    """By what an attendance is shown: its verdict, and the kind of the declaration that decides."""
+    if verdict is None:
+        return None
+    match stated:
+        case None:
+            by_action = verdict == Verdict.WITNESSED.value
+            return Evidence.WITNESSED if by_action else Evidence.TAP
+        case DeclarationKind.TAP_ASSIGNED.value:
+            return Evidence.ASSIGNED
+        case DeclarationKind.SHEET.value:
+            return Evidence.SHEET
+        case DeclarationKind.WITNESSED.value:
+            return Evidence.WITNESSED
+        case DeclarationKind.BACK_FILL_GRANTED.value:
+            return Evidence.BACK_FILL
+        case _:
+            return Evidence.LEAVE
+
+
+def _partners(conn: Connection, meeting_ids: Sequence[int] | Select[Any]) -> dict[int, list[Named]]:
+    """By meeting: the other organisations that take part."""
+    mo, o = s.meeting_organisations.c, s.organisations.c
+    found: dict[int, list[Named]] = defaultdict(list)
+    parts = [meeting_ids] if isinstance(meeting_ids, Select) else list(chunks(meeting_ids))
+    for part in parts:
+        for row in conn.execute(
+            select(mo.meeting_id, o.public_id, o.code, o.name)
+            .select_from(s.meeting_organisations)
+            .join(s.organisations, o.id == mo.organisation_id)
+            .join(s.meetings, s.meetings.c.id == mo.meeting_id)
+            .where(mo.meeting_id.in_(part), o.id != s.meetings.c.organisation_id)
+            .order_by(o.code)
+        ):
+            found[row.meeting_id].append(Named(str(row.public_id), row.code, row.name))
+    return found
+
+
+def _quorum(
+    conn: Connection, meeting: Row[Any], people: Mapping[int, AttendanceRow], *, final: bool
+) -> Quorum:
+    kind = MeetingKind(meeting.kind)
+    if kind is not MeetingKind.BRANCH_ASSEMBLY or meeting.cancelled:
+        return Quorum.NOT_ASKED
+    voters = set(
+        conn.scalars(
+            select(s.memberships.c.member_id)
+            .select_from(s.memberships)
+            .join(s.meetings, IS_EXPECTED)
+            .where(s.meetings.c.id == meeting.id, s.memberships.c.votes)
+        )
+    )
+    came = {each for each in voters if each in people and people[each].verdict in CAME}
+    policy = Policies.load(conn).at(QUORUM_ASSEMBLY, meeting.starts_ms, meeting.organisation_id)
+    return quorum(kind, QuorumRule(policy.value), len(voters), len(came), final=final)
+
+
+def _head(row: Row[Any], partners: Mapping[int, Sequence[Named]]) -> MeetingHead:
     return MeetingHead(
         str(row.public_id),
         row.code,
         row.title,
         MeetingKind(row.kind),
         Named(str(row.organisation_public_id), row.organisation_code, row.organisation_name),
+        tuple(partners.get(row.id, ())),
         Named(str(row.venue_public_id), row.venue_code, row.venue_name),
+        row.chair,
         row.opens_ms,
         row.starts_ms,
         row.ends_ms,
@@ -485,30 +560,38 @@ def _head(row: Row[Any]) -> MeetingHead:
 
 def _people(
     conn: Connection, scope: Scope, meeting: Row[Any], now_ms: int
-) -> tuple[AttendanceRow, ...]:
+) -> dict[int, AttendanceRow]:
     m = s.members.c
-    check_ins = {
+    attended = {
         row.member_id: row
-        for row in conn.execute(select(s.check_ins).where(s.check_ins.c.meeting_id == meeting.id))
+        for row in conn.execute(
+            select(s.attendances, s.declarations.c.kind.label("stated"))
+            .select_from(s.attendances)
+            .outerjoin(s.declarations, s.declarations.c.id == s.attendances.c.declaration_id)
+            .where(s.attendances.c.meeting_id == meeting.id)
+        )
     }
     expected = set(
         conn.scalars(
             select(s.memberships.c.member_id)
+            .select_from(s.memberships)
             .join(s.meetings, IS_EXPECTED)
             .where(s.meetings.c.id == meeting.id)
         )
     )
-    ids = sorted(expected | check_ins.keys())
+    ids = sorted(expected | attended.keys())
     people = {
         row.id: row
         for part in chunks(ids)
         for row in conn.execute(select(m.id, m.public_id, m.code, m.name).where(m.id.in_(part)))
     }
     branches = _branches(conn, ids, meeting.starts_ms)
-    known = expected | _belonging(conn, scope, ids, meeting.starts_ms)
-    rows: list[tuple[Any, AttendanceRow]] = []
+    known = _belonging(conn, scope, ids, meeting.starts_ms)
+    if is_within(conn, scope, meeting.organisation_id):
+        known |= expected
+    rows: list[tuple[Any, int, AttendanceRow]] = []
     for member_id in ids:
-        person, seen = people[member_id], check_ins.get(member_id)
+        person, seen = people[member_id], attended.get(member_id)
         branch = branches.get(member_id)
         verdict = (
             verdict_without_tap(meeting.ends_ms, now_ms) if seen is None else Verdict(seen.verdict)
@@ -520,10 +603,12 @@ def _people(
             verdict,
             None if seen is None else seen.at_ms,
             0 if seen is None else seen.taps,
+            None if seen is None else _evidence(seen.verdict, seen.stated),
         )
         is_guest = verdict is Verdict.GUEST
-        rows.append(((is_guest, row.at_ms or 0 if is_guest else 0, person.code), row))
-    return tuple(row for _, row in sorted(rows, key=lambda each: each[0]))
+        order = (is_guest, row.at_ms or 0 if is_guest else 0, person.code)
+        rows.append((order, member_id, row))
+    return {member_id: row for _, member_id, row in sorted(rows, key=lambda each: each[0])}
 
 
 def _belonging(conn: Connection, scope: Scope, member_ids: Sequence[int], at_ms: int) -> set[int]:
@@ -569,8 +654,9 @@ def _count(rows: Iterable[AttendanceRow]) -> Counts:
     by = Counter(row.verdict for row in rows)
     return Counts(
         expected=by.total() - by[Verdict.GUEST],
-        present=by[Verdict.PRESENT] + by[Verdict.LATE],
+        present=sum(by[each] for each in CAME),
         late=by[Verdict.LATE],
+        excused=by[Verdict.EXCUSED],
         not_seen=by[Verdict.NOT_SEEN],
         pending=by[Verdict.PENDING],
         guests=by[Verdict.GUEST],
@@ -578,12 +664,14 @@ def _count(rows: Iterable[AttendanceRow]) -> Counts:
 
 
 def _counts(expected: int, seen: Counter[Verdict], ends_ms: int, now_ms: int) -> Counts:
-    present = seen[Verdict.PRESENT] + seen[Verdict.LATE]
-    missing = {verdict_without_tap(ends_ms, now_ms): expected - present}
+    present = sum(seen[each] for each in CAME)
+    excused = seen[Verdict.EXCUSED]
+    missing = {verdict_without_tap(ends_ms, now_ms): expected - present - excused}
     return Counts(
         expected,
         present,
         seen[Verdict.LATE],
+        excused,
         missing.get(Verdict.NOT_SEEN, 0),
         missing.get(Verdict.PENDING, 0),
         seen[Verdict.GUEST],
@@ -597,6 +685,7 @@ def _sum(several: Iterable[Counts]) -> Counts:
             total.expected + each.expected,
             total.present + each.present,
             total.late + each.late,
+            total.excused + each.excused,
             total.not_seen + each.not_seen,
             total.pending + each.pending,
             total.guests + each.guests,

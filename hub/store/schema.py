@@ -1,11 +1,12 @@
 """The hub's tables, portable over SQLite and PostgreSQL. No statements; no ORM.
 
-Three kinds of table, and it matters which is which:
+Four kinds of table, and it matters which is which:
 
 - **Facts** (`batches`, `entries`, `epochs`, `heartbeats`, …): what devices said. Added by ingest,
   never changed, except that a credential's value can be erased.
 - **Registers** (`organisations`, `members`, `meetings`, …): what people told us, dated.
-- **Derived** (`readings`, `check_ins`): computed from the other two by `hub.derive`; may be dropped
+- **Declarations** (`declarations`): what people stated of a meeting; added, never changed.
+- **Derived** (`readings`, `attendances`): computed from the others by `hub.derive`; may be dropped
   and rebuilt at any time.
 
 Times are integer milliseconds since the Unix epoch in UTC (`*_ms`); a validity `[valid_from_ms,
@@ -39,15 +40,19 @@ from sqlalchemy import (
     Uuid,
     false,
     text,
+    true,
 )
 
 from hub.domain.terms import (
     Body,
     CardStatus,
+    DeclarationKind,
     DeviceStatus,
     MeetingKind,
+    Office,
     OrgKind,
     Outcome,
+    Role,
     Verdict,
 )
 
@@ -157,8 +162,21 @@ memberships = Table(
     _ref("member_id", "members.id", index=True),
     _ref("organisation_id", "organisations.id", index=True),
     Column("body", Text(), nullable=False),
+    # 表决权: whether the member may vote there; dated with the row, and without a reason.
+    Column("votes", Boolean(), nullable=False, server_default=true()),
     *_validity(),
     _one_of("body", Body),
+)
+
+offices = Table(
+    "offices",
+    metadata,
+    _key(),
+    _ref("member_id", "members.id", index=True),
+    _ref("organisation_id", "organisations.id", index=True),
+    Column("office", Text(), nullable=False),
+    *_validity(),
+    _one_of("office", Office),
 )
 
 cards = Table(
@@ -260,6 +278,8 @@ meetings = Table(
     _ms("opens_ms"),
     Column("grace_minutes", Integer(), nullable=False),
     Column("cancelled", Boolean(), nullable=False, server_default=false()),
+    # The presiding 主持人, as written; who spoke or organised comes with the meeting file.
+    Column("chair", Text(), nullable=False, server_default=""),
     # Grows by one whenever the meeting or its derived attendance changes; live pages follow it.
     Column("change", BigInteger(), nullable=False, server_default=text("0")),
     _one_of("kind", MeetingKind),
@@ -267,6 +287,52 @@ meetings = Table(
     CheckConstraint("grace_minutes >= 0", name="grace_minutes"),
     Index(None, "venue_id", "opens_ms"),
     Index(None, "organisation_id", "starts_ms"),
+)
+
+# Every organisation that takes part, the meeting's own included: a joint meeting has several.
+meeting_organisations = Table(
+    "meeting_organisations",
+    metadata,
+    _ref("meeting_id", "meetings.id"),
+    _ref("organisation_id", "organisations.id", index=True),
+    PrimaryKeyConstraint("meeting_id", "organisation_id"),
+)
+
+# --- Declarations ---------------------------------------------------------------------------
+
+declarations = Table(
+    "declarations",
+    metadata,
+    _key(),
+    Column("public_id", Uuid(), nullable=False, unique=True),
+    _ref("meeting_id", "meetings.id", index=True),
+    # Of whom it speaks; NULL: of the meeting.
+    _ref("member_id", "members.id", nullable=True, index=True),
+    Column("kind", Text(), nullable=False),
+    # The declaration that this one answers or withdraws.
+    _ref("about_id", "declarations.id", nullable=True, index=True),
+    # The entry that a TAP_ASSIGNED speaks of.
+    Column("epoch_id", _Key, nullable=True),
+    Column("seq", BigInteger(), nullable=True),
+    # A head-count.
+    Column("number", Integer(), nullable=True),
+    # A LeaveReason, or words.
+    Column("reason", Text(), nullable=True),
+    # The author's name as it was then, and who that is; both ids NULL: the hub's own machine.
+    Column("author", Text(), nullable=False),
+    _ref("account_id", "accounts.id", nullable=True),
+    _ref("token_id", "tokens.id", nullable=True),
+    _ms("made_ms"),
+    _one_of("kind", DeclarationKind),
+    CheckConstraint("(epoch_id IS NULL) = (seq IS NULL)", name="entry"),
+    CheckConstraint("number >= 0", name="number"),
+    Index(
+        "ix_declarations_entry",
+        "epoch_id",
+        "seq",
+        sqlite_where=text("epoch_id IS NOT NULL"),
+        postgresql_where=text("epoch_id IS NOT NULL"),
+    ),
 )
 
 # --- Facts ----------------------------------------------------------------------------------
@@ -385,6 +451,25 @@ entries = Table(
     sqlite_with_rowid=False,
 )
 
+# What somebody with an authorising card did at a reader. The entry itself, with its time and the
+# authorising credential, is in `entries`.
+actions = Table(
+    "actions",
+    metadata,
+    Column("epoch_id", _Key, nullable=False),
+    Column("seq", BigInteger(), nullable=False),
+    # The number of `protocol.journal.Act`.
+    Column("what", SmallInteger(), nullable=False),
+    Column("number", BigInteger(), nullable=True),
+    # Whom it speaks of; the state as `entries.subject_state`.
+    Column("about_credential_id", _Key, nullable=True, index=True),
+    Column("about_state", SmallInteger(), nullable=False),
+    PrimaryKeyConstraint("epoch_id", "seq"),
+    CheckConstraint("about_state BETWEEN 0 AND 3", name="about_state"),
+    CheckConstraint("(about_state = 1) = (about_credential_id IS NOT NULL)", name="about"),
+    sqlite_with_rowid=False,
+)
+
 # Stated holes: entries that the device can't read any more. The contiguous mark passes them.
 gaps = Table(
     "gaps",
@@ -470,17 +555,48 @@ rejection_counts = Table(
 
 # --- Access ---------------------------------------------------------------------------------
 
+# An account is one role in one organisation and all below it. Whoever has a member's id sees that
+# member's own page besides.
+accounts = Table(
+    "accounts",
+    metadata,
+    _key(),
+    Column("public_id", Uuid(), nullable=False, unique=True),
+    # What is typed to sign in, casefolded.
+    Column("login", Text(), nullable=False, unique=True),
+    Column("name", Text(), nullable=False),
+    Column("role", Text(), nullable=False),
+    _ref("organisation_id", "organisations.id", index=True),
+    _ref("member_id", "members.id", nullable=True, index=True),
+    # Argon2id, in its own format (RFC 9106).
+    Column("password", Text(), nullable=False),
+    # The password was given by somebody else and must be replaced at the first sign-in.
+    Column("must_change", Boolean(), nullable=False),
+    # Wrong passwords since the last right one, and until when none is looked at.
+    Column("failures", Integer(), nullable=False, server_default=text("0")),
+    _ms("locked_until_ms", nullable=True),
+    _ms("created_ms"),
+    _ms("disabled_ms", nullable=True),
+    _one_of("role", Role),
+    CheckConstraint("role <> 'MEMBER' OR member_id IS NOT NULL", name="member"),
+)
+
 tokens = Table(
     "tokens",
     metadata,
     _key(),
+    Column("public_id", Uuid(), nullable=False, unique=True),
     Column("name", Text(), nullable=False, unique=True),
     Column("token_sha256", LargeBinary(), nullable=False, unique=True),
+    Column("role", Text(), nullable=False),
     # The sub-tree that it may see.
     _ref("organisation_id", "organisations.id"),
+    _ref("member_id", "members.id", nullable=True),
     _ms("created_ms"),
     _ms("expires_ms", nullable=True),
     _ms("revoked_ms", nullable=True),
+    _one_of("role", Role),
+    CheckConstraint("role <> 'MEMBER' OR member_id IS NOT NULL", name="member"),
     CheckConstraint("length(token_sha256) = 32", name="token_sha256"),
 )
 
@@ -488,11 +604,53 @@ sessions = Table(
     "sessions",
     metadata,
     _key(),
+    Column("public_id", Uuid(), nullable=False, unique=True),
     Column("session_sha256", LargeBinary(), nullable=False, unique=True),
-    _ref("token_id", "tokens.id", index=True),
+    _ref("account_id", "accounts.id", index=True),
+    # What the browser calls itself, cut short: so that its owner knows it again.
+    Column("browser", Text(), nullable=False),
     _ms("created_ms"),
     _ms("expires_ms"),
     CheckConstraint("length(session_sha256) = 32", name="session_sha256"),
+)
+
+# What was done, by whom. Append-only: triggers refuse UPDATE and DELETE.
+audit = Table(
+    "audit",
+    metadata,
+    _key(),
+    _ms("at_ms"),
+    # The name as it was then; both ids NULL: the hub's own machine.
+    Column("actor", Text(), nullable=False),
+    _ref("account_id", "accounts.id", nullable=True),
+    _ref("token_id", "tokens.id", nullable=True),
+    # A dotted verb such as meeting.create.
+    Column("what", Text(), nullable=False),
+    # Where it belongs: who may see that sub-tree's audit sees it. NULL: the hub as a whole.
+    _ref("organisation_id", "organisations.id", nullable=True, index=True),
+    Column("object", Text(), nullable=False),
+    Column("object_id", Uuid(), nullable=True, index=True),
+    # JSON; nothing secret.
+    Column("details", Text(), nullable=False),
+)
+
+# Who looked at personal data. Append-only like `audit`.
+accesses = Table(
+    "accesses",
+    metadata,
+    _key(),
+    _ms("at_ms"),
+    Column("actor", Text(), nullable=False),
+    _ref("account_id", "accounts.id", nullable=True),
+    _ref("token_id", "tokens.id", nullable=True),
+    # A dotted noun such as meeting.page or member.export.
+    Column("what", Text(), nullable=False),
+    # What was shown: a meeting with everybody there, a member, or a sub-tree in a period.
+    _ref("meeting_id", "meetings.id", nullable=True, index=True),
+    _ref("member_id", "members.id", nullable=True, index=True),
+    _ref("organisation_id", "organisations.id", nullable=True, index=True),
+    _ms("from_ms", nullable=True),
+    _ms("to_ms", nullable=True),
 )
 
 # --- Derived: may be emptied and rebuilt ----------------------------------------------------
@@ -524,20 +682,26 @@ readings = Table(
     sqlite_with_rowid=False,
 )
 
-check_ins = Table(
-    "check_ins",
+# One row for each member of whom a meeting knows something, by a tap or by a declaration.
+attendances = Table(
+    "attendances",
     metadata,
     Column("meeting_id", _Key, nullable=False),
     Column("member_id", _Key, nullable=False),
-    # The earliest tap that counts, and its entry.
-    _ms("at_ms"),
     Column("verdict", Text(), nullable=False),
-    Column("epoch_id", _Key, nullable=False),
-    Column("seq", BigInteger(), nullable=False),
-    # How many taps say the same.
+    # When the member came, as far as that is known: of the earliest tap that counts.
+    _ms("at_ms", nullable=True),
+    # The entry that decides: a tap, or an action at the reader.
+    Column("epoch_id", _Key, nullable=True),
+    Column("seq", BigInteger(), nullable=True),
+    # The declaration that decides.
+    Column("declaration_id", _Key, nullable=True),
+    # How many taps show the member there.
     Column("taps", Integer(), nullable=False),
     PrimaryKeyConstraint("meeting_id", "member_id"),
     _one_of("verdict", Verdict),
+    CheckConstraint("(epoch_id IS NULL) = (seq IS NULL)", name="entry"),
+    CheckConstraint("epoch_id IS NOT NULL OR declaration_id IS NOT NULL", name="evidence"),
     Index(None, "member_id", "at_ms"),
     sqlite_with_rowid=False,
 )

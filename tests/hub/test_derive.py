@@ -20,7 +20,7 @@ NOTHING = Step(0, 0, 0, ())
 
 def verdicts(world: World, meeting: str = "会") -> dict[str, tuple[str, int, int]]:
     names = {world.ids[name]: name for name in "李王赵钱孙"}
-    c = s.check_ins.c
+    c = s.attendances.c
     return {
         names[row.member_id]: (row.verdict, row.at_ms, row.taps)
         for row in world.conn.execute(
@@ -42,7 +42,7 @@ def outcomes(world: World) -> list[tuple[str, int | None]]:
 def derived(conn: Any) -> tuple[list[Any], list[Any]]:
     return (
         sorted(tuple(row) for row in conn.execute(select(s.readings))),
-        sorted(tuple(row) for row in conn.execute(select(s.check_ins))),
+        sorted(tuple(row) for row in conn.execute(select(s.attendances))),
     )
 
 
@@ -97,7 +97,7 @@ def test_a_step_that_is_rolled_back_is_taken_again(engine: Engine) -> None:
         conn.rollback()
     with engine.begin() as conn:
         assert derive_batch(conn).batches == 1
-        assert conn.scalar(select(s.check_ins.c.verdict)) == "PRESENT"
+        assert conn.scalar(select(s.attendances.c.verdict)) == "PRESENT"
 
 
 @pytest.mark.parametrize("source", ["entry", "heartbeat", "opening", "another epoch"])
@@ -259,7 +259,7 @@ def test_any_order_of_arrival_gives_what_a_rebuild_gives(engine: Engine, seed: i
 @pytest.mark.parametrize(
     "engine", [pytest.param("postgres", marks=pytest.mark.servers)], indirect=True
 )
-@pytest.mark.parametrize("part", ["_read_taps", "_write_check_ins"])
+@pytest.mark.parametrize("part", ["_read_taps", "_write_attendances"])
 def test_what_ingest_commits_during_an_import_is_derived_afterwards(
     engine: Engine, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -490,7 +490,7 @@ def test_attendance_follows_an_import_at_once(engine: Engine) -> None:
             "card,member,format,number,from\nc9,m2,hex,AABBCCDD,2026-07-01\n",
         )
         assert report.added == 1
-        assert conn.execute(select(s.check_ins.c.verdict, s.check_ins.c.at_ms)).all() == [
+        assert conn.execute(select(s.attendances.c.verdict, s.attendances.c.at_ms)).all() == [
             ("PRESENT", start)
         ]
         assert rebuild_check(conn) == []

@@ -36,7 +36,7 @@ def test_from_then_on_its_taps_belong_to_the_other_venue_s_meetings(engine: Engi
         world.batch("E", 1, [Entry(0, minutes(5), trusted=True, credential_id=card)])
         while derive_batch(conn).batches:
             pass
-        came = select(s.check_ins.c.meeting_id)
+        came = select(s.attendances.c.meeting_id)
         assert conn.scalars(came).all() == [world.ids["here"]]
         move_device(conn, "D", "W", minutes(4))
         assert conn.scalars(came).all() == [world.ids["there"]]

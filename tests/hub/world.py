@@ -147,8 +147,9 @@ class World:
         before: float = 30,
         grace: int = 0,
         kind: str = "BRANCH_ASSEMBLY",
+        partners: Sequence[str] = (),
     ) -> int:
-        return self.add(
+        meeting = self.add(
             s.meetings,
             code,
             public_id=public_id(code),
@@ -162,6 +163,13 @@ class World:
             opens_ms=minutes(start - before),
             grace_minutes=grace,
         )
+        for each in (organisation, *partners):
+            self.conn.execute(
+                insert(s.meeting_organisations).values(
+                    meeting_id=meeting, organisation_id=self.ids[each]
+                )
+            )
+        return meeting
 
     def epoch(
         self,

@@ -4,12 +4,13 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, insert, inspect, select, text, update
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy import Engine, Table, delete, insert, inspect, select, text, update
+from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError
 
 from hub.store import schema as s
 from hub.store.engine import (
@@ -33,9 +34,13 @@ def test_the_migrated_schema_is_the_one_in_the_code(engine: Engine) -> None:
 def test_the_migrated_schema_has_the_same_checks_and_options(tmp_path: Path) -> None:
     def statements(engine: Engine) -> dict[str, set[str]]:
         with reading(engine) as conn:
-            rows = conn.execute(text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
+            rows = conn.execute(
+                text("SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'index')")
+            )
             return {
-                name: {line.strip().rstrip(",") for line in sql.splitlines()} for name, sql in rows
+                name: {line.strip().rstrip(",") for line in sql.splitlines()}
+                for name, sql in rows
+                if sql is not None
             }
 
     migrated, made = (open_engine(f"sqlite:///{tmp_path / name}") for name in ("a", "b"))
@@ -47,6 +52,21 @@ def test_the_migrated_schema_has_the_same_checks_and_options(tmp_path: Path) -> 
     assert found == statements(made)
     migrated.dispose()
     made.dispose()
+
+
+@pytest.mark.parametrize("table", [s.audit, s.accesses], ids=str)
+@pytest.mark.parametrize("statement", [update, delete])
+def test_what_was_done_and_looked_at_stays_as_it_was_written(
+    engine: Engine, table: Table, statement: Any
+) -> None:
+    with engine.begin() as conn:
+        values = {"object": "x", "details": "{}"} if table is s.audit else {}
+        conn.execute(insert(table).values(at_ms=1, actor="a", what="b", **values))
+    change = statement(table)
+    with pytest.raises(DatabaseError, match="append-only"), engine.begin() as conn:
+        conn.execute(change.values(actor="c") if statement is update else change)
+    with reading(engine) as conn:
+        assert conn.scalars(select(table.c.actor)).all() == ["a"]
 
 
 def test_every_foreign_key_and_check_has_a_name(engine: Engine) -> None:
@@ -61,7 +81,7 @@ def test_migrating_again_changes_nothing(engine: Engine) -> None:
     migrate(engine)
     with reading(engine) as conn:
         assert revision(conn) == "0001"
-        assert len(conn.execute(select(s.policies)).all()) == 3
+        assert len(conn.execute(select(s.policies)).all()) == 6
 
 
 def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
@@ -251,7 +271,7 @@ def test_a_policy_is_the_nearest_and_latest_that_has_begun(engine: Engine) -> No
         policies = Policies.load(conn)
 
         def at(organisation: str, moment: int) -> int:
-            return policies.minutes(GRACE_MINUTES, moment, world.ids[organisation])
+            return policies.number(GRACE_MINUTES, moment, world.ids[organisation])
 
         assert [at("组", moment) for moment in (99, 100, 199, 200, 299, 300)] == [0, 2, 2, 3, 3, 4]
         assert at("乙", 300) == 2

@@ -5,7 +5,8 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine
 
-from hub.store.queries import EVERYTHING, meeting_attendance
+from hub.store.queries import meeting_attendance
+from hub.store.scope import EVERYTHING
 from hub.web.view import attendance
 from tests.hub.world import World, minutes
 
