@@ -15,10 +15,13 @@ from fastapi.staticfiles import StaticFiles
 from sqlalchemy import Engine
 
 from hub.api import routes as api
+from hub.auth.tokens import random_text
 from hub.context import Context, Enrol, Health
-from hub.failures import BodyLimit, SecurityHeaders, answer_failures
+from hub.failures import BodyLimit, SameSite, SecurityHeaders, answer_failures
+from hub.web import access, language
 from hub.web import routes as web
 from hub.web.pages import STATIC
+from hub.web.visit import Visits
 
 
 def wall_ms() -> int:
@@ -33,11 +36,13 @@ def create_app(
     clock: Callable[[], int] = wall_ms,
     enrol: Enrol | None = None,
     health: Health | None = None,
+    first_run_code: str | None = None,
 ) -> FastAPI:
     """The application over an engine whose database is migrated.
 
     `enrol` None: this process takes no enrolments (503). `health` says what is wrong beyond the
-    database, None meaning nothing; it is asked in a worker thread and must not block.
+    database, None meaning nothing; it is asked in a worker thread and must not block. With
+    `first_run_code` the first account can be made; None: by the command line alone.
     """
     app = FastAPI(
         title="shuaka",
@@ -50,13 +55,17 @@ def create_app(
         generate_unique_id_function=_operation_id,
         redirect_slashes=False,
     )
-    app.state.context = Context(engine, zone, clock, enrol, health)
+    app.state.context = Context(engine, zone, clock, enrol, health, first_run_code or random_text())
     app.state.boards = {}  # of `hub.web.live`
     app.add_middleware(BodyLimit)
+    app.add_middleware(SameSite)
+    app.add_middleware(Visits)
     app.add_middleware(SecurityHeaders)
     answer_failures(app)
     app.include_router(api.router)
     app.include_router(web.router)
+    app.include_router(access.router)
+    app.include_router(language.router)
     app.mount("/static", StaticFiles(directory=STATIC), "static")
     return app
 

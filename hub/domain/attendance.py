@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 from hub.domain.completeness import Completeness
 from hub.domain.terms import Body, MeetingKind, Outcome, Quorum, QuorumRule, Verdict
+from hub.domain.words import Words
 
 MINUTE_MS: Final = 60_000
 
@@ -285,12 +286,11 @@ class CoveringDevice:
     """When it stood there; of what lies outside of the window nothing is asked."""
 
 
-NOT_CONFIRMED: Final = "会议是否召开尚未确认"
-NOT_HELD: Final = "会议已确认未召开"
-NOT_TOLD: Final = "尚无通知本人参会的记录"
-NO_DEVICE: Final = "会场当时没有登记的签到设备"
-NO_MOMENT: Final = "（日期不明）"
-NO_DEVICE_THEN: Final = "会场没有登记的签到设备"
+NOT_CONFIRMED: Final = Words("会议是否召开尚未确认")
+NOT_HELD: Final = Words("会议已确认未召开")
+NOT_TOLD: Final = Words("尚无通知本人参会的记录")
+NO_DEVICE: Final = Words("会场当时没有登记的签到设备")
+NO_MOMENT: Final = Words("（日期不明）")
 
 
 def pending_reasons(
@@ -301,7 +301,7 @@ def pending_reasons(
     *,
     held: bool | None = None,
     sheet_complete: bool = False,
-) -> tuple[str, ...]:
+) -> tuple[Words, ...]:
     """Why nothing is concluded of a member without a tap, in plain Chinese, the whole list.
 
     `held`: whether the meeting was confirmed as held, None while nobody has said; a complete
@@ -325,7 +325,7 @@ def pending_reasons(
 
 def unattended_words(
     opens_ms: int, ends_ms: int, devices: Iterable[CoveringDevice], zone: ZoneInfo
-) -> list[str]:
+) -> list[Words]:
     """A sentence for each part of the window in which none of the devices stood at the venue."""
     words = []
     until_ms = opens_ms
@@ -333,37 +333,49 @@ def unattended_words(
     for from_ms, to_ms in [*sorted(spans, key=lambda span: span[0]), (ends_ms + 1, None)]:
         if until_ms < min(from_ms, ends_ms + 1):
             begin, end = (moment(ms, ends_ms, zone) for ms in (until_ms, from_ms))
-            if from_ms > ends_ms:
-                words.append(NO_DEVICE if until_ms == opens_ms else f"{begin}后{NO_DEVICE_THEN}")
-            else:
-                span = f"{end}前" if until_ms == opens_ms else f"{begin}至{end}"
-                words.append(f"{span}{NO_DEVICE_THEN}")
+            match until_ms == opens_ms, from_ms > ends_ms:
+                case True, True:
+                    words.append(NO_DEVICE)
+                case True, False:
+                    words.append(Words("{end}前会场没有登记的签到设备", end=end))
+                case False, True:
+                    words.append(Words("{begin}后会场没有登记的签到设备", begin=begin))
+                case _:
+                    span = Words("{begin}至{end}会场没有登记的签到设备", begin=begin, end=end)
+                    words.append(span)
         until_ms = max(until_ms, ends_ms + 1 if to_ms is None else to_ms)
     return words
 
 
-def device_words(device: CoveringDevice, opens_ms: int, ends_ms: int, zone: ZoneInfo) -> str:
+def device_words(device: CoveringDevice, opens_ms: int, ends_ms: int, zone: ZoneInfo) -> Words:
     """One sentence: through which time the device's record is complete, or why that is unknown."""
     known = device.completeness
-    name = f"设备“{device.name}”"
-    why = "" if known.obstacle is None else f"（{known.obstacle.zh}）"
-    end = moment(ends_ms, ends_ms, zone)
+    name = device.name
+    why = "" if known.obstacle is None else Words("（{why}）", why=known.obstacle)
     if known.through_ms is None:
         contact = (
             ""
             if known.last_contact_ms is None
-            else f"，最后联系{moment(known.last_contact_ms, ends_ms, zone)}"
+            else Words("，最后联系{at}", at=moment(known.last_contact_ms, ends_ms, zone))
         )
-        return f"{name}：记录是否完整尚不清楚{contact}{why}"
+        return Words(
+            "设备“{name}”：记录是否完整尚不清楚{contact}{why}", name=name, contact=contact, why=why
+        )
     through = moment(known.through_ms, ends_ms, zone)
     if known.through_ms <= ends_ms:
-        return f"{name}：记录只完整至{through}，会议{end}结束{why}"
+        return Words(
+            "设备“{name}”：记录只完整至{through}，会议{end}结束{why}",
+            name=name,
+            through=through,
+            end=moment(ends_ms, ends_ms, zone),
+            why=why,
+        )
     if not known.covers(opens_ms, ends_ms):
-        return f"{name}：会议期间有一段记录已损坏，读不出来"
-    return f"{name}：记录完整至{through}"
+        return Words("设备“{name}”：会议期间有一段记录已损坏，读不出来", name=name)
+    return Words("设备“{name}”：记录完整至{through}", name=name, through=through)
 
 
-def moment(at_ms: int, near_ms: int, zone: ZoneInfo) -> str:
+def moment(at_ms: int, near_ms: int, zone: ZoneInfo) -> Words:
     """`at_ms` as local time to the minute; with its date where that is not the day of `near_ms`.
 
     Of a time that no calendar holds it says so.
@@ -372,8 +384,11 @@ def moment(at_ms: int, near_ms: int, zone: ZoneInfo) -> str:
         at, near = (datetime.fromtimestamp(ms / 1000, zone) for ms in (at_ms, near_ms))
     except (OverflowError, ValueError):
         return NO_MOMENT
+    time = f"{at:%H:%M}"
     if at.date() == near.date():
-        return f"{at:%H:%M}"
+        return Words("{time}", time=time)
     if at.year == near.year:
-        return f"{at.month}月{at.day}日{at:%H:%M}"
-    return f"{at.year}年{at.month}月{at.day}日{at:%H:%M}"
+        return Words("{month}月{day}日{time}", month=at.month, day=at.day, time=time)
+    return Words(
+        "{year}年{month}月{day}日{time}", year=at.year, month=at.month, day=at.day, time=time
+    )

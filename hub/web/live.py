@@ -20,6 +20,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
+from hub.auth.rights import Right
 from hub.auth.sessions import which_hold
 from hub.context import Context, context, session
 from hub.failures import DATABASE_FAILURES
@@ -116,15 +117,17 @@ class Watch:
     key: bytes
 
 
-async def watching(request: Request, public_id: UUID) -> AsyncIterator[Watch]:
+async def watching(request: Request, meeting: UUID) -> AsyncIterator[Watch]:
     """The watch of whoever is signed in, until the answer is over.
 
     401 without a session, 404 out of their sub-tree, 429 with too many streams of the session.
     """
-    hub, name = context(request), str(public_id)
+    hub, name = context(request), str(meeting)
     found = await run_in_threadpool(session, request)
     if found is None:
         raise HTTPException(401)
+    if not found.caller.may(Right.VIEW) or found.must_change:
+        raise HTTPException(403)
     scope = found.caller.organisation_id
 
     def change() -> int | None:
@@ -146,7 +149,7 @@ async def watching(request: Request, public_id: UUID) -> AsyncIterator[Watch]:
             boards.pop((scope, name), None)
 
 
-@router.get("/meetings/{public_id}/live", response_class=EventSourceResponse)
+@router.get("/meetings/{meeting}/live", response_class=EventSourceResponse)
 async def live(watch: Annotated[Watch, Depends(watching)]) -> AsyncIterator[ServerSentEvent]:
     """`attendance` events with HTML; an `end` event where connecting again is of no use."""
     board = watch.board

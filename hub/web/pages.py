@@ -1,4 +1,7 @@
-"""Rendering: the templates, and the page for what went wrong."""
+"""Rendering: the templates, and the page for what went wrong.
+
+The language and what else the visit brings is known to every template, see `hub.web.visit`.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,6 +10,11 @@ from typing import Any, Final
 
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from hub.domain.words import Words
+from hub.web.navigation import navigation
+from hub.web.visit import here, left_notice
+from hub.web.words import spoken, t
 
 HERE: Final = Path(__file__).parent
 STATIC: Final = HERE / "static"
@@ -26,8 +34,12 @@ _environment: Final = Environment(
     lstrip_blocks=True,
     auto_reload=False,
 )
-_environment.globals["asset"] = {
-    path.name: _asset(path.name) for path in STATIC.iterdir() if path.is_file()
+_environment.globals |= {
+    "asset": {path.name: _asset(path.name) for path in STATIC.iterdir() if path.is_file()},
+    "t": t,
+    "spoken": spoken,
+    "here": here,
+    "left_notice": left_notice,
 }
 
 
@@ -43,17 +55,24 @@ def page(
     **values: Any,
 ) -> HTMLResponse:
     """A page from a template; see `render`."""
+    values = {"nav": navigation(values.get("caller")), **values}
     return HTMLResponse(render(template, **values), status, headers)
 
 
 _FAILURES: Final = {
-    403: ("不能这样提交", "请回到原来的页面，重新操作一次。"),
-    404: ("没有找到这个页面", "地址可能有误，或者这项内容不在您的管理范围内。"),
-    405: ("不能这样打开", "请从会议页面进入。"),
-    413: ("提交的内容太大", "请减少内容后再试。"),
-    503: ("暂时不能查询", "系统的数据库现在连不上，请稍后刷新本页；一直不行请联系技术人员。"),
+    403: (Words("没有权限"), Words("您的账号不能做这件事；若是刚才提交表单时出现的，请回到原来的页面重新操作一次。")),
+    404: (Words("没有找到这个页面"), Words("地址可能有误，或者这项内容不在您的管理范围内。")),
+    405: (Words("不能这样打开"), Words("请从会议页面进入。")),
+    413: (Words("提交的内容太大"), Words("请减少内容后再试。")),
+    503: (
+        Words("暂时不能查询"),
+        Words("系统的数据库现在连不上，请稍后刷新本页；一直不行请联系技术人员。"),
+    ),
 }
-_FAILURE: Final = ("出了点问题", "系统已记下这次错误，请稍后再试；一直不行请联系技术人员。")
+_FAILURE: Final = (
+    Words("出了点问题"),
+    Words("系统已记下这次错误，请稍后再试；一直不行请联系技术人员。"),
+)
 
 
 def error_page(status: int, headers: Mapping[str, str] | None = None) -> HTMLResponse:

@@ -1,8 +1,4 @@
-"""The pages: sign-in, the meetings, one meeting and its live stream.
-
-A page belongs to whoever is signed in; without a session the browser is sent to sign in and back.
-Whatever lies outside of the signed-in sub-tree is 404.
-"""
+"""The meetings, one meeting and its live stream."""
 
 import re
 from collections.abc import Sequence
@@ -10,99 +6,35 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import groupby
 from typing import Annotated, Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 from sqlalchemy import Connection
 
-from hub.auth.sessions import COOKIE, SESSION_MS, begin_session, end_session
-from hub.auth.tokens import Caller, caller_by_token
-from hub.context import Context, context, session, signed_in
+from hub.audit import Look
+from hub.auth.callers import Caller
+from hub.auth.rights import Right
+from hub.context import Context, context, page_right, signed_in
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.store import queries
 from hub.store.engine import reading
+from hub.store.scope import find_meeting
 from hub.web import live
 from hub.web.pages import page
-from hub.web.view import Section, around_today, attendance, day_words, line
+from hub.web.view import FOUND, TODAY, Section, around_today, attendance, line
+from hub.web.words import day_words, t
 
 BACK_DAYS: Final = 14
 AHEAD_DAYS: Final = 14
 PAGE_LINES: Final = 100
-_WRONG_TOKEN: Final = "令牌不正确，或者已经停用、过期。请核对后重新输入。"  # noqa: S105
 
 Hub = Annotated[Context, Depends(context)]
-Asking = Annotated[Caller, Depends(signed_in)]
+Asking = Annotated[Caller, Depends(page_right(Right.VIEW))]
 
 router = APIRouter(include_in_schema=False)
 router.include_router(live.router)
-
-
-def same_site(request: Request) -> None:
-    """Refuse a form that another site's page has sent (403)."""
-    site = request.headers.get("sec-fetch-site")
-    origin = request.headers.get("origin")
-    if site is not None:
-        foreign = site not in {"same-origin", "none"}
-    else:
-        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
-    if foreign:
-        raise HTTPException(403, "the form was sent from another site")
-
-
-@router.get("/sign-in")
-def sign_in_page(request: Request, next: str = "/") -> Response:  # noqa: A002  the address says so
-    """Where a token is typed in; who is signed in already goes on."""
-    back = local_path(next)
-    if session(request) is not None:
-        return RedirectResponse(back, 303)
-    return page("sign-in.html", caller=None, back=back, problem=None)
-
-
-@router.post("/sign-in", dependencies=[Depends(same_site)])
-def sign_in(
-    request: Request,
-    hub: Hub,
-    token: Annotated[str, Form()] = "",
-    next: Annotated[str, Form()] = "/",  # noqa: A002
-) -> Response:
-    """Begin a session with a token."""
-    back, now_ms = local_path(next), hub.clock()
-    old = request.cookies.get(COOKIE)
-    with reading(hub.engine) as conn:
-        caller = caller_by_token(conn, token.strip(), now_ms)
-    if caller is None:
-        return page("sign-in.html", 403, caller=None, back=back, problem=_WRONG_TOKEN)
-    with hub.engine.begin() as conn:
-        if old is not None:
-            end_session(conn, old)
-        cookie = begin_session(conn, caller, now_ms)
-    response = RedirectResponse(back, 303)
-    response.set_cookie(
-        COOKIE,
-        cookie,
-        max_age=SESSION_MS // 1000,
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-    )
-    return response
-
-
-@router.post("/sign-out", dependencies=[Depends(same_site)])
-def sign_out(request: Request, hub: Hub) -> Response:
-    """End the session."""
-    cookie = request.cookies.get(COOKIE)
-    # Whoever has no session must not wait for, nor take, the database's write lock.
-    if cookie is not None and session(request) is not None:
-        with hub.engine.begin() as conn:
-            end_session(conn, cookie)
-    response = RedirectResponse("/sign-in", 303)
-    response.delete_cookie(
-        COOKIE, httponly=True, samesite="strict", secure=request.url.scheme == "https"
-    )
-    return response
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,24 +53,29 @@ class _Filter:
 
 
 @router.get("/")
-def meetings(request: Request, caller: Asking, hub: Hub) -> Response:
-    """The meetings of the sub-tree: today and around, or of the days asked for."""
+def meetings(request: Request, caller: Annotated[Caller, Depends(signed_in)], hub: Hub) -> Response:
+    """The meetings of the sub-tree: today and around, or of the days asked for.
+
+    Whoever may not see them begins elsewhere.
+    """
+    if not caller.may(Right.VIEW):
+        return RedirectResponse("/devices" if caller.may(Right.DEVICES_VIEW) else "/me", 303)
     now_ms = hub.clock()
     today = datetime.fromtimestamp(now_ms / 1000, hub.zone).date()
     asked = _read_filter(request, today)
     with reading(hub.engine) as conn:
         found = _meetings(conn, hub, caller, asked, now_ms)
     if asked.asked:
-        ordered = [("查询结果", each) for each in reversed(found)]
+        ordered = [(FOUND, each) for each in reversed(found)]
     else:
         ordered = around_today(found, today, hub.zone)
     shown = ordered[(asked.page - 1) * PAGE_LINES : asked.page * PAGE_LINES]
     sections = [
         Section(
             title,
-            day_words(today) if title == "今天" else "",
+            day_words(today) if title == TODAY else "",
             tuple(line(each, now_ms, hub.zone) for _, each in some),
-            with_day=title != "今天",
+            is_today=title == TODAY,
         )
         for title, some in groupby(shown, key=lambda each: each[0])
     ]
@@ -151,21 +88,23 @@ def meetings(request: Request, caller: Asking, hub: Hub) -> Response:
         filter=asked,
         sections=sections,
         today=day_words(today),
-        has_today=any(each.title == "今天" for each in sections),
+        has_today=any(each.is_today for each in sections),
         total=len(ordered),
         pages=max(1, -(-len(ordered) // PAGE_LINES)),
     )
 
 
-@router.get("/meetings/{public_id}")
-def meeting(caller: Asking, hub: Hub, public_id: UUID) -> Response:
+@router.get("/meetings/{meeting}")
+def meeting(caller: Asking, hub: Hub, meeting: UUID) -> Response:
     """One meeting's attendance."""
     with reading(hub.engine) as conn:
+        row = find_meeting(conn, caller.organisation_id, meeting)
         found = queries.meeting_attendance(
-            conn, caller.organisation_id, str(public_id), hub.clock(), hub.zone
+            conn, caller.organisation_id, str(meeting), hub.clock(), hub.zone
         )
     if found is None:
         raise HTTPException(404)
+    hub.looks(caller, Look("meeting.page", meeting_id=row.id))
     return page(
         "meeting.html",
         caller=caller,
@@ -173,14 +112,6 @@ def meeting(caller: Asking, hub: Hub, public_id: UUID) -> Response:
         at_top=False,
         meeting=attendance(found, hub.zone),
     )
-
-
-def local_path(path: str) -> str:
-    r"""`path` if it is one of this site's, otherwise the start page.
-
-    A browser reads `//host` and `/\host` as another site, and leaves out tabs and line ends.
-    """
-    return path if re.fullmatch(r"/(?:[!-.0-\[\]-~][!-\[\]-~]*)?", path) else "/"
 
 
 def _meetings(
@@ -205,12 +136,12 @@ def _read_filter(request: Request, today: date) -> _Filter:
         return _Filter(*around, asked=False, problem=None, page=page_number)
     days = [_read_day(text) for text in texts]
     problem = None
-    for name, text, day in zip(("开始日期", "结束日期"), texts, days, strict=True):
+    for name, text, day in zip((t("开始日期"), t("结束日期")), texts, days, strict=True):
         if text and day is None:
-            problem = f"{name}没有看懂，请按 2026-07-01 这样的格式填写。"
+            problem = t("{name}没有看懂，请按 2026-07-01 这样的格式填写。", name=name)
     first, last = days[0] or days[1] or around[0], days[1] or max(days[0] or today, today)
     if problem is None and first > last:
-        problem = "开始日期晚于结束日期，请重新选择。"
+        problem = t("开始日期晚于结束日期，请重新选择。")
     if problem is not None:
         return _Filter(*around, asked=False, problem=problem, page=1)
     return _Filter(first, last, asked=True, problem=None, page=page_number)

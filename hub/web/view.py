@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
-from enum import StrEnum
 from typing import Final, Self
 from zoneinfo import ZoneInfo
 
 from hub.domain.attendance import MINUTE_MS
-from hub.domain.terms import Verdict
+from hub.domain.terms import Term, Verdict
+from hub.domain.words import Words
 from hub.store.queries import (
     AttendanceRow,
     Counts,
@@ -17,19 +17,19 @@ from hub.store.queries import (
     MeetingCounts,
     MeetingHead,
 )
+from hub.web.words import day_words, short_day, t
 
-_WEEKDAYS: Final = "一二三四五六日"
 _RECENT: Final = 6
 
 
-class Phase(StrEnum):
+class Phase(Term):
     """Where a meeting stands now."""
 
-    CANCELLED = "已取消"
-    AHEAD = "未开始"
-    OPEN = "签到中"
-    RUNNING = "进行中"
-    OVER = "已结束"
+    CANCELLED = "CANCELLED", "已取消"
+    AHEAD = "AHEAD", "未开始"
+    OPEN = "OPEN", "签到中"
+    RUNNING = "RUNNING", "进行中"
+    OVER = "OVER", "已结束"
 
 
 _PHASE_LOOK: Final = {
@@ -43,13 +43,24 @@ _PHASE_LOOK: Final = {
 _VERDICT_LOOK: Final = {
     Verdict.PRESENT: ("ok", "ok"),
     Verdict.LATE: ("warn", "late"),
+    Verdict.WITNESSED: ("ok", "eye"),
+    Verdict.BACK_FILLED: ("ok", "edit"),
+    Verdict.EXCUSED: ("info", "leave"),
     Verdict.GUEST: ("info", "guest"),
     Verdict.NOT_SEEN: ("open", "open"),
     Verdict.PENDING: ("open", "ask"),
 }
 
 # Who is missing comes first: that is what the page is opened for.
-_ORDER: Final = (Verdict.PENDING, Verdict.NOT_SEEN, Verdict.LATE, Verdict.PRESENT)
+_ORDER: Final = (
+    Verdict.PENDING,
+    Verdict.NOT_SEEN,
+    Verdict.EXCUSED,
+    Verdict.LATE,
+    Verdict.WITNESSED,
+    Verdict.BACK_FILLED,
+    Verdict.PRESENT,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +74,12 @@ class Chip:
     @classmethod
     def of_phase(cls, phase: Phase) -> Self:
         """A meeting's phase."""
-        return cls(*_PHASE_LOOK[phase], phase.value)
+        return cls(*_PHASE_LOOK[phase], t(phase))
 
     @classmethod
     def of_verdict(cls, verdict: Verdict) -> Self:
         """What is said of a member."""
-        return cls(*_VERDICT_LOOK[verdict], verdict.zh)
+        return cls(*_VERDICT_LOOK[verdict], t(verdict))
 
 
 def phase(meeting: MeetingHead, now_ms: int) -> Phase:
@@ -93,11 +104,6 @@ def next_turn_ms(meeting: MeetingHead, now_ms: int) -> int | None:
     return min((each for each in turns if each > now_ms), default=None)
 
 
-def day_words(value: date) -> str:
-    """A day in Chinese, with its weekday."""
-    return f"{value.year}年{value.month}月{value.day}日 星期{_WEEKDAYS[value.weekday()]}"
-
-
 @dataclass(frozen=True, slots=True)
 class Line:
     """A meeting in the list."""
@@ -118,14 +124,25 @@ class Line:
     counts: Counts
 
 
+TODAY: Final = Words("今天")
+NEXT: Final = Words("接下来")
+BEFORE: Final = Words("之前")
+FOUND: Final = Words("查询结果")
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """Meetings under one heading."""
 
-    title: str
+    title: Words
     note: str
     lines: tuple[Line, ...]
-    with_day: bool
+    is_today: bool
+
+    @property
+    def with_day(self) -> bool:
+        """Whether the day of each has to be said."""
+        return not self.is_today
 
 
 def line(each: MeetingCounts, now_ms: int, zone: ZoneInfo) -> Line:
@@ -136,10 +153,10 @@ def line(each: MeetingCounts, now_ms: int, zone: ZoneInfo) -> Line:
     return Line(
         public_id=head.public_id,
         title=head.title,
-        kind=head.kind.zh,
+        kind=t(head.kind),
         organisation=head.organisation.name,
         venue=head.venue.name,
-        day=f"{starts.month}月{starts.day}日 周{_WEEKDAYS[starts.weekday()]}",
+        day=short_day(starts.date()),
         iso=starts.date().isoformat(),
         hours=_hours(starts, ends),
         chip=Chip.of_phase(state),
@@ -151,13 +168,13 @@ def line(each: MeetingCounts, now_ms: int, zone: ZoneInfo) -> Line:
 
 def around_today(
     meetings: Iterable[MeetingCounts], today: date, zone: ZoneInfo
-) -> list[tuple[str, MeetingCounts]]:
+) -> list[tuple[Words, MeetingCounts]]:
     """Each meeting with its heading: today's, then the coming, then the past, latest first."""
-    by: dict[str, list[MeetingCounts]] = {"今天": [], "接下来": [], "之前": []}
+    by: dict[Words, list[MeetingCounts]] = {TODAY: [], NEXT: [], BEFORE: []}
     for each in meetings:
         day = _local(each.meeting.starts_ms, zone).date()
-        by["今天" if day == today else "接下来" if day > today else "之前"].append(each)
-    by["之前"].reverse()
+        by[TODAY if day == today else NEXT if day > today else BEFORE].append(each)
+    by[BEFORE].reverse()
     return [(title, each) for title, some in by.items() for each in some]
 
 
@@ -244,7 +261,7 @@ def attendance(found: MeetingAttendance, zone: ZoneInfo) -> Attendance:
     return Attendance(
         public_id=head.public_id,
         title=head.title,
-        kind=head.kind.zh,
+        kind=t(head.kind),
         organisation=head.organisation.name,
         venue=head.venue.name,
         day=day_words(starts.date()),
@@ -259,7 +276,7 @@ def attendance(found: MeetingAttendance, zone: ZoneInfo) -> Attendance:
         guests=tuple(each for row, each in people if row.verdict is Verdict.GUEST),
         recent=tuple(each for _, each in came[:_RECENT]),
         devices=tuple(
-            DeviceLine("ok" if each.complete else "alert" if over else "open", each.words)
+            DeviceLine("ok" if each.complete else "alert" if over else "open", t(each.words))
             for each in found.devices
         ),
         record=record,
@@ -279,10 +296,10 @@ def _person(
     person = row.person
     branch = person.branch or ""
     if person.name is None:
-        name, note = "外单位人员", branch
+        name, note = t("外单位人员"), branch
     else:
         away = "" if branch == head.organisation.name else branch
-        code = f"编号 {person.code}" if shared else ""
+        code = t("编号 {code}", code=person.code) if shared else ""
         name, note = person.name, " ".join(part for part in (away, code) if part)
     return PersonLine(
         key=f"{person.public_id or number} {row.verdict} {row.at_ms or ''}",
@@ -298,44 +315,55 @@ def _check_in(head: MeetingHead, starts: datetime, zone: ZoneInfo) -> str:
     opens = _local(head.opens_ms, zone)
     when = f"{opens:%H:%M}" if opens.date() == starts.date() else f"{opens:%m-%d %H:%M}"
     late = _local(head.starts_ms + head.grace_minutes * MINUTE_MS, zone)
-    return f"{when} 开始，{late:%H:%M} 以后算迟到"
+    return t("{when} 开始，{late} 以后算迟到", when=when, late=f"{late:%H:%M}")
 
 
 def _record(found: MeetingAttendance, state: Phase) -> tuple[str, str]:
     if state is Phase.CANCELLED:
-        return "stop", "会议已取消。"
+        return "stop", t("会议已取消。")
     if not found.devices:
-        return "alert", "会场没有登记签到设备，刷卡情况无从得知。"
+        return "alert", t("会场没有登记签到设备，刷卡情况无从得知。")
     if found.complete:
-        return "ok", "会议期间的刷卡记录已全部收齐。"
+        return "ok", t("会议期间的刷卡记录已全部收齐。")
     if state is Phase.OVER and all(each.complete for each in found.devices):
-        return "alert", "会议期间有一段时间会场没有登记的签到设备，那时的刷卡情况无从得知。"
+        return "alert", t("会议期间有一段时间会场没有登记的签到设备，那时的刷卡情况无从得知。")
     if state is Phase.OVER:
-        return "alert", "会议期间的刷卡记录还没有收齐，实到人数可能增加。"
-    return "open", "会议结束后才能确认记录是否收齐。"
+        return "alert", t("会议期间的刷卡记录还没有收齐，实到人数可能增加。")
+    return "open", t("会议结束后才能确认记录是否收齐。")
 
 
 def _reasons(found: MeetingAttendance) -> tuple[str, ...]:
     # What is said of each device stands on the page already.
     devices = {each.words for each in found.devices}
-    others = tuple(each for each in found.reasons if each not in devices)
-    return others if len(others) == len(found.reasons) else ("刷卡记录还没有收齐（见上）", *others)
+    others = tuple(t(each) for each in found.reasons if each not in devices)
+    if len(others) == len(found.reasons):
+        return others
+    return (t("刷卡记录还没有收齐（见上）"), *others)
 
 
 def _summary(counts: Counts, *, over: bool) -> str:
-    words = [f"应到{counts.expected}人", f"实到{counts.present}人"]
+    words = [t("应到{n}人", n=counts.expected), t("实到{n}人", n=counts.present)]
     if counts.late:
-        words.append(f"其中迟到{counts.late}人")
-    words.append(f"待定{counts.pending}人" if over else f"未见{counts.not_seen}人")
+        words.append(t("其中迟到{n}人", n=counts.late))
+    if over:
+        words.append(t("待定{n}人", n=counts.pending))
+    else:
+        words.append(t("未见{n}人", n=counts.not_seen))
     if counts.guests:
-        words.append(f"列席{counts.guests}人")
-    return "，".join(words)
+        words.append(t("列席{n}人", n=counts.guests))
+    return t("，").join(words)
 
 
 def _hours(starts: datetime, ends: datetime) -> str:
     if starts.date() == ends.date():
         return f"{starts:%H:%M}–{ends:%H:%M}"
-    return f"{starts:%H:%M}–{ends.month}月{ends.day}日{ends:%H:%M}"
+    return t(
+        "{starts}–{month}月{day}日{ends}",
+        starts=f"{starts:%H:%M}",
+        month=ends.month,
+        day=ends.day,
+        ends=f"{ends:%H:%M}",
+    )
 
 
 def _local(at_ms: int, zone: ZoneInfo) -> datetime:

@@ -1,0 +1,29 @@
+"""The main navigation: an entry for each area of pages."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from hub.auth.callers import Caller
+from hub.auth.rights import Right
+from hub.domain.words import Words
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One area, and where it begins. `section` is what its pages call themselves."""
+
+    section: str
+    path: str
+    icon: str
+    words: Words
+    right: Right
+
+
+ENTRIES: Final = (Entry("meetings", "/", "meeting", Words("会议考勤"), Right.VIEW),)
+
+
+def navigation(caller: Caller | None) -> tuple[Entry, ...]:
+    """The entries that whoever is signed in may open."""
+    if caller is None:
+        return ()
+    return tuple(each for each in ENTRIES if caller.may(each.right))
