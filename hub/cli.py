@@ -14,18 +14,28 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Final, TextIO, cast
+from typing import Annotated, Any, Final, TextIO, cast
 from zoneinfo import ZoneInfo
 
 import structlog
 import typer
-from sqlalchemy import Connection, Engine, inspect, select
+from sqlalchemy import Connection, Engine, Row, inspect, select, true
 from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, OperationalError
 
+from hub.audit import Machine, record
+from hub.auth.accounts import (
+    AccountError,
+    accounts_in,
+    disable,
+    first_password,
+    make_account,
+    reset_password,
+)
 from hub.auth.tokens import TokenError, list_tokens, new_token, revoke
 from hub.config import CONFIG_VARIABLE, ConfigError, Settings
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.devices import DeviceError, add_device, move_device
+from hub.domain.terms import Role, Term
 from hub.imports.csvfile import MAX_BYTES
 from hub.imports.registers import Register, import_csv
 from hub.keys import FILE_NAME, Keyring, KeysError
@@ -51,8 +61,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 device_app = typer.Typer(help="Devices at the venues.", no_args_is_help=True)
-token_app = typer.Typer(help="Access tokens for pages and API.", no_args_is_help=True)
+token_app = typer.Typer(help="Access tokens for programs that use the API.", no_args_is_help=True)
+account_app = typer.Typer(help="Accounts of people.", no_args_is_help=True)
 app.add_typer(device_app, name="device")
+app.add_typer(account_app, name="account")
 app.add_typer(token_app, name="token")
 
 Config = Annotated[
@@ -69,7 +81,21 @@ Since = Annotated[
     typer.Option("--since", metavar="TIME", help="such as 2026-01-31T18:00 (default: now)"),
 ]
 
+Member = Annotated[str | None, typer.Option("--member", help="code of the member whose own it is")]
+
 MAX_SHOWN: Final = 1000
+
+
+def _role(text: str) -> Role:
+    """A role by identifier or Chinese word, as every term is read."""
+    found = Role.parse(text) if not isinstance(text, Role) else text
+    if found is None:
+        raise typer.BadParameter("should be one of " + ", ".join(map(_word, Role)))
+    return found
+
+
+def _word(term: Term) -> str:
+    return f"{term.zh} {term.value}"
 
 
 class NotFoundError(Exception):
@@ -81,6 +107,7 @@ class UnusableDatabaseError(Exception):
 
 
 _EXPECTED: Final = (
+    AccountError,
     ConfigError,
     DatabaseTooNewError,
     DeviceError,
@@ -353,22 +380,143 @@ def device_list(config: Config = None) -> None:
         print(f"{row.name}\t{row.status}\t{row.venue or '-'}\t{since}")
 
 
+@account_app.command("add")
+def account_add(
+    login: Annotated[str, typer.Argument(help="what is typed to sign in")],
+    name: Annotated[str, typer.Option("--name", help="whose account it is")],
+    role: Annotated[Role, typer.Option("--role", help="what the account may do", parser=_role)],
+    organisation: Annotated[
+        str, typer.Option("--org", help="code of the organisation whose sub-tree it may see")
+    ],
+    member: Member = None,
+    config: Config = None,
+) -> None:
+    """Make an account and print its first password, which is replaced at the first sign-in."""
+    password = first_password()
+    with _Hub.open(config) as hub, hub.engine.begin() as conn:
+        organisation_id = _organisation_id(conn, organisation)
+        public_id = make_account(
+            conn,
+            login=login,
+            name=name,
+            role=role,
+            organisation_id=organisation_id,
+            member_id=_member_id(conn, member),
+            password=password,
+            must_change=True,
+            now_ms=_now_ms(),
+        )
+        record(
+            conn,
+            Machine(),
+            "account.create",
+            organisation_id,
+            "account",
+            public_id,
+            _now_ms(),
+            login=login,
+            role=role,
+        )
+    print(password)
+
+
+@account_app.command("reset")
+def account_reset(login: str, config: Config = None) -> None:
+    """Give an account a new first password and print it; its sessions end, and its lock."""
+    with _Hub.open(config) as hub, hub.engine.begin() as conn:
+        row = _account(conn, login)
+        password = reset_password(conn, row.id)
+        record(
+            conn,
+            Machine(),
+            "account.reset_password",
+            row.organisation_id,
+            "account",
+            row.public_id,
+            _now_ms(),
+        )
+    print(password)
+
+
+@account_app.command("disable")
+def account_disable(login: str, config: Config = None) -> None:
+    """End an account and its sessions; what was done with it stays."""
+    with _Hub.open(config) as hub, hub.engine.begin() as conn:
+        row = _account(conn, login)
+        disable(conn, row.id, _now_ms())
+        record(
+            conn,
+            Machine(),
+            "account.disable",
+            row.organisation_id,
+            "account",
+            row.public_id,
+            _now_ms(),
+        )
+
+
+@account_app.command("list")
+def account_list(config: Config = None) -> None:
+    """List the accounts, their roles and organisations."""
+    with _Hub.open(config) as hub, reading(hub.engine) as conn:
+        for row in accounts_in(conn, true()):
+            state = "disabled" if row.disabled_ms is not None else "active"
+            print(f"{row.login}\t{row.name}\t{_word(Role(row.role))}\t{row.organisation}\t{state}")
+
+
+def _account(conn: Connection, login: str) -> Row[Any]:
+    row = conn.execute(
+        select(schema.accounts).where(schema.accounts.c.login == login.casefold())
+    ).one_or_none()
+    if row is None:
+        raise NotFoundError(f"{login!r}: there is no account of this login")
+    return row
+
+
+def _organisation_id(conn: Connection, code: str) -> int:
+    found: int | None = conn.scalar(
+        select(schema.organisations.c.id).where(schema.organisations.c.code == code)
+    )
+    if found is None:
+        raise NotFoundError(f"{code!r}: there is no organisation of this code")
+    return found
+
+
+def _member_id(conn: Connection, code: str | None) -> int | None:
+    if code is None:
+        return None
+    found: int | None = conn.scalar(
+        select(schema.members.c.id).where(schema.members.c.code == code)
+    )
+    if found is None:
+        raise NotFoundError(f"{code!r}: there is no member of this code")
+    return found
+
+
 @token_app.command("add")
 def token_add(
     name: Annotated[str, typer.Argument(help="whose token it is")],
     organisation: Annotated[
         str, typer.Option("--org", help="code of the organisation whose sub-tree it may see")
     ],
+    role: Annotated[
+        Role, typer.Option("--role", help="what its holder may do", parser=_role)
+    ] = Role.AUDITOR,
+    member: Member = None,
     config: Config = None,
 ) -> None:
     """Make an access token and print it; it is shown this once."""
     with _Hub.open(config) as hub, hub.engine.begin() as conn:
-        print(new_token(conn, name, organisation, _now_ms()))
+        print(
+            new_token(
+                conn, name, organisation, _now_ms(), role=role, member_id=_member_id(conn, member)
+            )
+        )
 
 
 @token_app.command("revoke")
 def token_revoke(name: str, config: Config = None) -> None:
-    """Make a token, and every session begun with it, worthless at once."""
+    """Make a token worthless at once."""
     with _Hub.open(config) as hub, hub.engine.begin() as conn:
         revoke(conn, name, _now_ms())
 
@@ -381,7 +529,8 @@ def token_list(config: Config = None) -> None:
         for each in list_tokens(conn):
             made = datetime.fromtimestamp(each.created_ms / 1000, zone)
             state = each.state(_now_ms())
-            print(f"{each.name}\t{each.organisation_code}\t{made:%Y-%m-%d %H:%M}\t{state}")
+            role = _word(each.role)
+            print(f"{each.name}\t{role}\t{each.organisation_code}\t{made:%Y-%m-%d %H:%M}\t{state}")
 
 
 @app.command("import")

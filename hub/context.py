@@ -1,9 +1,9 @@
 """What every request may use: the database, the clock, the district's zone, and who is asking.
 
-Scope is enforced here and nowhere else: a route gets its `Caller` from `bearer` (API) or
-`signed_in` (pages) and hands `caller.organisation_id` to the query as its scope. Who asks is found
-in a short read transaction of its own: a request that waits for a worker thread holds no
-connection.
+Rights and scope are enforced here and in `hub.store.scope`, and nowhere else: a route names the
+right that it needs (`api_right` for the API, `page_right` for pages), and hands
+`caller.organisation_id` to its queries as their scope. Who asks is found in a short read
+transaction of its own: a request that waits for a worker thread holds no connection.
 """
 
 import asyncio
@@ -14,12 +14,15 @@ from typing import Annotated
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from fastapi import HTTPException, Request, Security
+from fastapi import Depends, HTTPException, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
 
+from hub import audit
+from hub.auth.callers import Caller
+from hub.auth.rights import Right
 from hub.auth.sessions import COOKIE, Session, find_session
-from hub.auth.tokens import Caller, caller_by_token
+from hub.auth.tokens import caller_by_token
 from hub.store.engine import reading
 
 Enrol = Callable[[bytes, bytes, bytes], bytes]
@@ -38,8 +41,19 @@ class Context:
     """Now, in ms since the Unix epoch."""
     enrol: Enrol | None
     health: Health | None
+    first_run_code: str
+    """Whoever knows it may make the first account; of no use once there is one."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server begins to stop: live streams end then."""
+
+    def looks(self, caller: Caller, look: audit.Look) -> None:
+        """Write down that the caller is about to be shown personal data."""
+        now_ms = self.clock()
+        with reading(self.engine) as conn:
+            known = audit.has_looked(conn, caller, look, now_ms)
+        if not known:
+            with self.engine.begin() as conn:
+                audit.looked(conn, caller, look, now_ms)
 
     def local(self, at_ms: int) -> datetime:
         """`at_ms` in the district's zone."""
@@ -56,7 +70,7 @@ def context(request: Request) -> Context:
 _scheme = HTTPBearer(
     auto_error=False,
     scheme_name="token",
-    description="An access token, made by `shuaka-hub token add`; it sees one sub-tree.",
+    description="An access token: a role in one sub-tree.",
 )
 
 
@@ -77,6 +91,28 @@ def bearer(
             {"WWW-Authenticate": "Bearer"},
         )
     return caller
+
+
+def api_right(right: Right) -> Callable[..., Caller]:
+    """A dependency of API routes: the bearer's Caller, if it has the right; otherwise 403."""
+
+    def asking(caller: Annotated[Caller, Depends(bearer)]) -> Caller:
+        if not caller.may(right):
+            raise HTTPException(403, f"the token's role may not do this: it needs {right.value}")
+        return caller
+
+    return asking
+
+
+def page_right(right: Right) -> Callable[..., Caller]:
+    """A dependency of pages: whoever is signed in, if they have the right; otherwise 403."""
+
+    def asking(caller: Annotated[Caller, Depends(signed_in)]) -> Caller:
+        if not caller.may(right):
+            raise HTTPException(403)
+        return caller
+
+    return asking
 
 
 def session(request: Request) -> Session | None:
@@ -102,9 +138,15 @@ class NotSignedInError(Exception):
         return f"/sign-in?next={quote(self.back, safe='')}"
 
 
+class MustChangePasswordError(Exception):
+    """The password was given by somebody else; leads to the page where it is replaced."""
+
+
 def signed_in(request: Request) -> Caller:
     """Whoever is signed in; otherwise the browser is sent to the sign-in page."""
     found = session(request)
     if found is None:
         raise NotSignedInError(request)
+    if found.must_change:
+        raise MustChangePasswordError
     return found.caller

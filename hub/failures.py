@@ -7,6 +7,7 @@ repeats what was sent, quotes a database or shows a traceback.
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import FastAPI, Request
@@ -18,7 +19,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hub.context import NotSignedInError
+from hub.context import MustChangePasswordError, NotSignedInError
+from hub.store.scope import NotFoundError
 from hub.web.pages import error_page
 
 log = structlog.get_logger(__name__)
@@ -65,6 +67,40 @@ class SecurityHeaders:
         await self._app(scope, receive, send_hardened)
 
 
+class SameSite:
+    """ASGI middleware: a form that another site's page has sent is refused (403).
+
+    The API is left out: it knows no cookies. Fetch Metadata where the browser sends it, else the
+    Origin (RFC 6454).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wraps `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or refuse."""
+        if (
+            scope["type"] == "http"
+            and scope["method"] not in _SAFE
+            and not scope["path"].startswith("/api/")
+            and _is_foreign(Headers(scope=scope))
+        ):
+            await _failure(Request(scope), 403, _WORDS[403])(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def _is_foreign(headers: Headers) -> bool:
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        return site not in {"same-origin", "none"}
+    return origin is not None and urlsplit(origin).netloc != headers.get("host")
+
+
 class BodyLimit:
     """ASGI middleware: a larger body than `MAX_BODY_BYTES` is refused, declared or not."""
 
@@ -106,6 +142,8 @@ def answer_failures(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(NotSignedInError, _not_signed_in)
+    app.add_exception_handler(MustChangePasswordError, _must_change)
+    app.add_exception_handler(NotFoundError, _not_found)
     for error in DATABASE_FAILURES:
         app.add_exception_handler(error, _database)
     app.add_exception_handler(Exception, _bug)
@@ -128,6 +166,7 @@ def _http(request: Request, error: Exception) -> Response:
 
 
 _WORDS: Final = {
+    403: "the form was sent from another site",
     404: "there is nothing at this address",
     405: "this address knows no such method",
     413: "body: is larger than 64 KiB",
@@ -147,6 +186,14 @@ def _invalid(request: Request, error: Exception) -> Response:
         words.append(said if by_itself else f"{name or where}: {said}")
     is_page = not request.url.path.startswith("/api/")
     return _failure(request, 404 if is_page else 422, "; ".join(words))
+
+
+def _not_found(request: Request, _error: Exception) -> Response:
+    return _failure(request, 404, "there is no such thing in your sub-tree")
+
+
+def _must_change(_request: Request, _error: Exception) -> Response:
+    return RedirectResponse("/password", 303)
 
 
 def _not_signed_in(request: Request, error: Exception) -> Response:

@@ -11,6 +11,7 @@ import uvicorn
 from sqlalchemy import Engine
 
 from hub.app import Server, create_app, wall_ms
+from hub.auth.accounts import first_password, has_accounts
 from hub.config import ConfigError, Settings
 from hub.devices import enrol
 from hub.ingest.service import Ingest
@@ -33,7 +34,15 @@ def serve(engine: Engine, keyring: Keyring, settings: Settings) -> None:
 
     with reading(engine) as conn:
         zone = Policies.load(conn).zone(wall_ms())
-    app = create_app(engine, zone=zone, enrol=answer, health=lambda: ingest.trouble() or None)
+        is_new = not has_accounts(conn)
+    code = first_password()
+    app = create_app(
+        engine,
+        zone=zone,
+        enrol=answer,
+        health=lambda: ingest.trouble() or None,
+        first_run_code=code,
+    )
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -47,6 +56,8 @@ def serve(engine: Engine, keyring: Keyring, settings: Settings) -> None:
     gc.freeze()
     ingest.start()
     log.info("serving", pages=f"http://{settings.listen}", broker=settings.mqtt)
+    if is_new:
+        log.info("no account yet", make_one=f"http://{settings.listen}/first-run?code={code}")
     try:
         Server(app, config).run([listener])
     finally:

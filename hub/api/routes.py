@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from hub.api.models import (
     EnrolmentAnswer,
@@ -26,12 +26,16 @@ from hub.api.models import (
     named,
     person,
 )
-from hub.auth.tokens import Caller
-from hub.context import Context, bearer, context
+from hub.audit import Look
+from hub.auth.callers import Caller
+from hub.auth.rights import Right
+from hub.context import Context, api_right, bearer, context
 from hub.days import span_ms
 from hub.devices import EnrolmentRefusedError
 from hub.store import queries
+from hub.store import schema as s
 from hub.store.engine import reading
+from hub.store.scope import find_meeting
 
 DESCRIPTION: Final = """\
 Attendance, as far as the token's organisation and all below it; anything else is 404.
@@ -43,7 +47,7 @@ of milliseconds. Lists take `limit` and `offset` and tell the `total`. A failure
 
 T = TypeVar("T")
 Hub = Annotated[Context, Depends(context)]
-Asking = Annotated[Caller, Depends(bearer)]
+Asking = Annotated[Caller, Depends(api_right(Right.VIEW))]
 
 
 class Meetings(Period):
@@ -63,6 +67,7 @@ _UNAVAILABLE: Final[dict[int | str, dict[str, Any]]] = {
 }
 _ASKED: Final[dict[int | str, dict[str, Any]]] = {
     401: _problem("No token, or one that is unknown, expired or revoked."),
+    403: _problem("The token's role may not do this."),
     422: _problem("A parameter is wrong; it is named."),
     **_UNAVAILABLE,
 }
@@ -127,29 +132,33 @@ def list_meetings(caller: Asking, hub: Hub, query: Annotated[Meetings, Query()])
     )
 
 
-@router.get("/meetings/{public_id}/attendance", tags=["attendance"], responses=_ASKED_FOR_ONE)
-def meeting_attendance(caller: Asking, hub: Hub, public_id: UUID) -> MeetingAttendanceOut:
+@router.get("/meetings/{meeting}/attendance", tags=["attendance"], responses=_ASKED_FOR_ONE)
+def meeting_attendance(caller: Asking, hub: Hub, meeting: UUID) -> MeetingAttendanceOut:
     """Everybody a meeting concerns, and how complete the record of it is."""
     with reading(hub.engine) as conn:
+        row = find_meeting(conn, caller.organisation_id, meeting)
         found = queries.meeting_attendance(
-            conn, caller.organisation_id, str(public_id), hub.clock(), hub.zone
+            conn, caller.organisation_id, str(meeting), hub.clock(), hub.zone
         )
     if found is None:
-        raise HTTPException(404, "public_id: there is no such meeting in your sub-tree")
+        raise HTTPException(404, "meeting: there is no such one in your sub-tree")
+    hub.looks(caller, Look("meeting.api", meeting_id=row.id))
     return Told(hub.zone).attendance(found)
 
 
-@router.get("/members/{public_id}/attendance", tags=["attendance"], responses=_ASKED_FOR_ONE)
+@router.get("/members/{member}/attendance", tags=["attendance"], responses=_ASKED_FOR_ONE)
 def member_attendance(
-    caller: Asking, hub: Hub, public_id: UUID, query: Annotated[Period, Query()]
+    caller: Asking, hub: Hub, member: UUID, query: Annotated[Period, Query()]
 ) -> MemberAttendanceOut:
     """A member's meetings in a period, by start; the member must belong to the sub-tree then."""
     with reading(hub.engine) as conn:
         found = queries.member_attendance(
-            conn, caller.organisation_id, str(public_id), *_span(hub, query), hub.clock()
+            conn, caller.organisation_id, str(member), *_span(hub, query), hub.clock()
         )
+        member_id = conn.scalar(select(s.members.c.id).where(s.members.c.public_id == member))
     if found is None:
-        raise HTTPException(404, "public_id: there is no such member in your sub-tree")
+        raise HTTPException(404, "member: there is no such one in your sub-tree")
+    hub.looks(caller, Look("member.api", member_id=member_id))
     told = Told(hub.zone)
     return MemberAttendanceOut(
         member=person(found.member),
@@ -161,12 +170,14 @@ def member_attendance(
     )
 
 
-@router.get("/organisations/{public_id}/attendance", tags=["attendance"], responses=_ASKED_FOR_ONE)
+@router.get(
+    "/organisations/{organisation}/attendance", tags=["attendance"], responses=_ASKED_FOR_ONE
+)
 def organisation_attendance(
-    caller: Asking, hub: Hub, public_id: UUID, query: Annotated[Period, Query()]
+    caller: Asking, hub: Hub, organisation: UUID, query: Annotated[Period, Query()]
 ) -> OrganisationAttendanceOut:
     """An organisation's meetings and all below it, with sums over the whole period."""
-    found = _organisation(hub, caller, str(public_id), query)
+    found = _organisation(hub, caller, str(organisation), query)
     told = Told(hub.zone)
     return OrganisationAttendanceOut(
         organisation=named(found.organisation),

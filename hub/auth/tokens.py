@@ -1,8 +1,8 @@
 """Access tokens: made once, shown once, kept as SHA-256 only.
 
-A token is `shk_` and 256 random bits, so neither salt nor back-off is needed. It stands for one
-organisation: its holder sees that organisation and all below it, and learns of nothing else. That
-is what a `Caller` says; every query takes its scope from there.
+A token is `shk_` and 256 random bits, so neither salt nor back-off is needed. It stands for a role
+in one organisation: its holder learns of nothing but that organisation and all below it. Programs
+use tokens; people have accounts.
 
 Functions that write take a connection in a write transaction and leave the commit to the caller.
 """
@@ -11,11 +11,15 @@ import hashlib
 import secrets
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, update
 
+from hub.auth.callers import Caller, caller_of, select_callers
+from hub.domain.terms import Role
 from hub.store import schema as s
+from hub.store.scope import EVERYTHING, Scope, within
 
 PREFIX: Final = "shk_"
 SECRET_BYTES: Final = 32
@@ -27,23 +31,14 @@ class TokenError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Whoever asks: the token and the organisation whose sub-tree it may see."""
-
-    token_id: int
-    name: str
-    organisation_id: int
-    organisation_public_id: str
-    organisation: str
-    """The organisation's name."""
-
-
-@dataclass(frozen=True, slots=True)
 class TokenInfo:
     """What may be told of a token; the token itself is not known any more."""
 
+    public_id: UUID
     name: str
+    role: Role
     organisation_code: str
+    organisation: str
     created_ms: int
     expires_ms: int | None
     revoked_ms: int | None
@@ -62,8 +57,13 @@ def new_token(
     organisation_code: str,
     now_ms: int,
     expires_ms: int | None = None,
+    *,
+    role: Role = Role.AUDITOR,
+    member_id: int | None = None,
 ) -> str:
     """A new token for the sub-tree of `organisation_code`, to be shown now and never again.
+
+    A MEMBER's token is of that member alone.
 
     Raises TokenError.
     """
@@ -78,10 +78,15 @@ def new_token(
         raise TokenError(f"{organisation_code!r}: there is no organisation of this code")
     if conn.scalar(select(s.tokens.c.id).where(s.tokens.c.name == name)) is not None:
         raise TokenError(f"{name!r}: a token of this name was made already; choose another name")
+    if (role is Role.MEMBER) != (member_id is not None):
+        raise TokenError(f"{name!r}: a token of role MEMBER names a member, and no other does")
     token = PREFIX + random_text()
     conn.execute(
         insert(s.tokens).values(
+            public_id=s.new_public_id(),
             name=name,
+            role=role.value,
+            member_id=member_id,
             token_sha256=sha256(token),
             organisation_id=organisation_id,
             created_ms=now_ms,
@@ -92,7 +97,7 @@ def new_token(
 
 
 def revoke(conn: Connection, name: str, now_ms: int) -> bool:
-    """End a token and every session begun with it; False where that was done before.
+    """End a token; False where that was done before.
 
     Raises TokenError where there is no token of this name.
     """
@@ -105,14 +110,24 @@ def revoke(conn: Connection, name: str, now_ms: int) -> bool:
     return True
 
 
-def list_tokens(conn: Connection) -> list[TokenInfo]:
-    """All tokens ever made, by name."""
-    t = s.tokens.c
+def list_tokens(conn: Connection, scope: Scope = EVERYTHING) -> list[TokenInfo]:
+    """All tokens ever made for organisations of the scope, by name."""
+    t, o = s.tokens.c, s.organisations.c
     return [
-        TokenInfo(*row)
+        TokenInfo(
+            row.public_id,
+            row.name,
+            Role(row.role),
+            row.code,
+            row.organisation,
+            row.created_ms,
+            row.expires_ms,
+            row.revoked_ms,
+        )
         for row in conn.execute(
-            select(t.name, s.organisations.c.code, t.created_ms, t.expires_ms, t.revoked_ms)
-            .join(s.organisations, s.organisations.c.id == t.organisation_id)
+            select(s.tokens, o.code, o.name.label("organisation"))
+            .join(s.organisations, o.id == t.organisation_id)
+            .where(within(scope, t.organisation_id))
             .order_by(t.name)
         )
     ]
@@ -121,22 +136,9 @@ def list_tokens(conn: Connection) -> list[TokenInfo]:
 def caller_by_token(conn: Connection, token: str, now_ms: int) -> Caller | None:
     """Whoever holds this token; None where it is unknown, expired or revoked."""
     row = conn.execute(
-        select_callers().where(s.tokens.c.token_sha256 == sha256(token), is_valid(now_ms))
+        select_callers(s.tokens).where(s.tokens.c.token_sha256 == sha256(token), is_valid(now_ms))
     ).one_or_none()
-    return None if row is None else caller_of(row)
-
-
-def select_callers() -> Select[Any]:
-    """Tokens with their organisations, a row being what `caller_of` takes."""
-    o = s.organisations.c
-    return select(
-        s.tokens.c.id, s.tokens.c.name, s.tokens.c.organisation_id, o.public_id, o.name.label("org")
-    ).join_from(s.tokens, s.organisations, o.id == s.tokens.c.organisation_id)
-
-
-def caller_of(row: Row[Any]) -> Caller:
-    """The caller in a row of `select_callers`."""
-    return Caller(row.id, row.name, row.organisation_id, str(row.public_id), row.org)
+    return None if row is None else caller_of(row, s.tokens)
 
 
 def is_valid(now_ms: int) -> ColumnElement[bool]:

@@ -14,12 +14,15 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from hub.app import Server, create_app
+from hub.auth.accounts import make_account
 from hub.auth.tokens import new_token
 from hub.context import Enrol, Health
 from hub.derive import derive_batch
+from hub.domain.terms import Role
 from tests.hub.world import Entry, World, district, minutes, uid_of
 
 ZONE = ZoneInfo("Asia/Shanghai")
+PASSWORD = "correct horse battery"
 
 
 @dataclass
@@ -31,6 +34,7 @@ class Site:
     health: Health | None = None
     enrol: Enrol | None = None
     tokens: dict[str, str] = field(default_factory=dict)
+    """By organisation: a secretary's; by (organisation, role) in words, such as 甲 AUDITOR."""
     ids: dict[str, int] = field(default_factory=dict)
     seq: int = 0
 
@@ -38,10 +42,39 @@ class Site:
         with self.engine.begin() as conn:
             world = district(conn)
             world.epoch("e", "一号")
-            for code in ("区", "甲", "乙"):
-                self.tokens[code] = new_token(conn, f"{code}秘书", code, minutes(-1000))
             self.ids = world.ids
+            for code in ("区", "甲", "乙"):
+                self.tokens[code] = new_token(
+                    conn, f"{code}秘书", code, minutes(-1000), role=Role.SECRETARY
+                )
+                self.account(conn, code, f"{code}秘书", code, Role.SECRETARY)
         self.app = self.application()
+
+    def account(
+        self,
+        conn: Any,
+        login: str,
+        name: str,
+        organisation: str,
+        role: Role,
+        member: str | None = None,
+    ) -> None:
+        """An account with the password of all tests."""
+        make_account(
+            conn,
+            login=login,
+            name=name,
+            role=role,
+            organisation_id=self.ids[organisation],
+            member_id=None if member is None else self.ids[member],
+            password=PASSWORD,
+            must_change=False,
+            now_ms=minutes(-1000),
+        )
+
+    def signed_in(self, login: str = "甲") -> "Client":
+        """Requests of a session; "区", "甲" and "乙" are the secretaries there."""
+        return self.client().sign_in(login)
 
     def application(self) -> FastAPI:
         """The application anew, as after a start of the process."""
@@ -93,8 +126,8 @@ class Client:
     def post(self, url: str, **more: Any) -> httpx.Response:
         return self.request("POST", url, **more)
 
-    def sign_in(self, token: str) -> "Client":
-        response = self.post("/sign-in", data={"token": token})
+    def sign_in(self, login: str) -> "Client":
+        response = self.post("/sign-in", data={"login": login, "password": PASSWORD})
         assert response.status_code == 303, response.text
         return self
 
