@@ -4,6 +4,7 @@ That each side installs and starts from its own lock alone is shown by .ci/run, 
 network.
 """
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -28,6 +29,7 @@ LOCKS = {
         *PROJECT["dependency-groups"]["dev"],
         *PROJECT["build-system"]["requires"],
     ],
+    "requirements-npm.lock": PROJECT["dependency-groups"]["npm"],
 }
 
 
@@ -56,7 +58,7 @@ def test_a_lock_satisfies_pyproject(name: str) -> None:
 @pytest.mark.parametrize("name", LOCKS)
 def test_every_package_of_a_lock_has_its_hashes(name: str) -> None:
     packages = locked(name)
-    assert len(packages) > 5
+    assert len(packages) >= len(LOCKS[name])
     assert [key for key, (_, hashes) in packages.items() if not hashes] == []
 
 
@@ -78,7 +80,28 @@ def test_the_edge_lock_has_no_server_framework() -> None:
 def test_no_lock_or_package_setting_names_a_host() -> None:
     files = [*ROOT.glob("*.lock"), ROOT / "pyproject.toml", *ROOT.glob(".npmrc")]
     files += [*ROOT.glob("package*.json"), ROOT / "bin/setup", ROOT / ".ci/run"]
+    assert len(files) == 10
     for path in files:
         text = path.read_text(encoding="utf-8")
         found = re.findall(r"\w+://\S+|--(?:extra-)?index-url|--find-links|\bregistry\s*=", text)
         assert found == [], f"{path.name} names {found}"
+
+
+def test_the_lock_of_npm_holds_what_package_json_asks_for_by_hash() -> None:
+    asked = json.loads((ROOT / "package.json").read_text(encoding="utf-8"))
+    packages = json.loads((ROOT / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    for name, version in {**asked["dependencies"], **asked["devDependencies"]}.items():
+        assert packages[f"node_modules/{name}"]["version"] == version
+    for name, package in packages.items():
+        if name:
+            assert package["integrity"].startswith("sha512-"), name
+            assert "resolved" not in package, "`npm install` with the .npmrc of this project"
+
+
+def test_the_browser_packages_are_where_the_wheel_takes_them_from() -> None:
+    vendor = ROOT / "hub/web/static/vendor"
+    assert {path.name for path in vendor.iterdir()} == {"htmx.min.js", "hx-sse.min.js"}
+    assert "/hub/web/static/vendor/" in (ROOT / ".gitignore").read_text(encoding="utf-8")
+    assert PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["artifacts"] == [
+        "hub/web/static/vendor/*"
+    ]

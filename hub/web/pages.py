@@ -35,7 +35,11 @@ _environment: Final = Environment(
     auto_reload=False,
 )
 _environment.globals |= {
-    "asset": {path.name: _asset(path.name) for path in STATIC.iterdir() if path.is_file()},
+    "asset": {
+        path.name: _asset(path.relative_to(STATIC).as_posix())
+        for path in STATIC.rglob("*")
+        if path.is_file()
+    },
     "t": t,
     "spoken": spoken,
     "here": here,
@@ -60,7 +64,10 @@ def page(
 
 
 _FAILURES: Final = {
-    403: (Words("没有权限"), Words("您的账号不能做这件事；若是刚才提交表单时出现的，请回到原来的页面重新操作一次。")),
+    403: (
+        Words("没有权限"),
+        Words("您的账号不能做这件事；若是刚才提交表单时出现的，请回到原来的页面重新操作一次。"),
+    ),
     404: (Words("没有找到这个页面"), Words("地址可能有误，或者这项内容不在您的管理范围内。")),
     405: (Words("不能这样打开"), Words("请从会议页面进入。")),
     413: (Words("提交的内容太大"), Words("请减少内容后再试。")),
