@@ -1,4 +1,4 @@
-"""`shuaka-edge`: run, enrol, journal, doctor."""
+"""`shuaka-edge`: run, enrol, act, journal, doctor."""
 
 import argparse
 import io
@@ -9,16 +9,29 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
+from edge.acts import Again, Done, Refused, Waiting, Why, Wish, named
+from edge.actsocket import ActError, ActLine
 from edge.config import Config, ConfigError, load
 from edge.daemon import Daemon
 from edge.doctor import examine
-from edge.enrol import EnrolError, IdentityError, enrol
+from edge.enrol import EnrolError, IdentityError, enrol, load_identity
 from edge.store import JournalError, JournalReader
+from protocol.credential import Credential, InvalidCredentialError, member_credential
 from protocol.errors import RemoteError
 from protocol.identity import EnrolmentCode, InvalidCodeError
-from protocol.journal import ClockSample, Entry, ReaderDown, ReaderUp, Tap, decode_entry
+from protocol.journal import (
+    MAX_HEAD_COUNT,
+    Act,
+    Action,
+    ClockSample,
+    Entry,
+    ReaderDown,
+    ReaderUp,
+    Tap,
+    decode_entry,
+)
 
 DEFAULT_CONFIG: Final = Path("/etc/shuaka/edge.toml")
 
@@ -37,7 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             status = options.run(options)
         finally:
             sys.stdout.flush()
-    except (ConfigError, EnrolError, IdentityError, InvalidCodeError, JournalError) as error:
+    except (
+        ActError,
+        ConfigError,
+        EnrolError,
+        IdentityError,
+        InvalidCodeError,
+        JournalError,
+    ) as error:
         print(f"shuaka-edge: {error}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
@@ -83,6 +103,24 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("--code", required=True, help="six groups of five characters")
     join.set_defaults(run=_enrol)
 
+    act = command("act", "Record what happens at a meeting here, with a card that authorises it.")
+    acts = act.add_subparsers(required=True, metavar="ACT")
+
+    def verb(name: str, what: Act, help_: str) -> argparse.ArgumentParser:
+        sub = acts.add_parser(name, help=f"{named(what)}: {help_}", description=help_)
+        sub.add_argument("--config", type=Path, default=argparse.SUPPRESS, help="as above")
+        sub.set_defaults(run=_act, what=what, number=None, member=None)
+        return sub
+
+    verb("open", Act.OPENED, "the meeting here begins")
+    verb("close", Act.CLOSED, "the meeting here is over")
+    verb("head-count", Act.HEAD_COUNT, "so many people are here").add_argument(
+        "number", type=_people, metavar="N"
+    )
+    verb("witness", Act.WITNESSED, "this member is here, without a card").add_argument(
+        "member", type=_member, metavar="MEMBER_CODE", help="as the hub's register has it"
+    )
+
     journal = command("journal", "Look into the journal; it is never changed.")
     journal.add_argument("what", choices=["list", "verify"])
     journal.add_argument("--last", type=_count, metavar="N", help="list: only the last N entries")
@@ -97,6 +135,19 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
     return int(text)
+
+
+def _people(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or int(text) > MAX_HEAD_COUNT:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {MAX_HEAD_COUNT}")
+    return int(text)
+
+
+def _member(text: str) -> Credential:
+    try:
+        return member_credential(text)
+    except InvalidCredentialError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _config(options: argparse.Namespace) -> Config:
@@ -118,6 +169,51 @@ def _enrol(options: argparse.Namespace) -> int:
     code = EnrolmentCode.parse(options.code)
     enrolment = enrol(_config(options).edge.data, options.hub, code)
     print(f"Enrolled as {enrolment.name}. A running shuaka-edge begins to record by itself.")
+    return 0
+
+
+def _act(options: argparse.Namespace) -> int:
+    data = _config(options).edge.data
+    wish = Wish(options.what, options.number, options.member)
+    if load_identity(data) is None:
+        raise ActError(
+            "this device is not enrolled and records nothing: run"
+            " shuaka-edge enrol --hub URL --code CODE"
+        )
+    about = "" if wish.about is None else f" of member {wish.about.value}"
+    asked = f"{named(wish.what)}{about}{'' if wish.number is None else f': {wish.number}'}"
+    with ActLine(data) as line:
+        line.ask(wish)
+        try:
+            return _follow(line, asked)
+        except KeyboardInterrupt:
+            line.cancel()
+            _follow(line, asked)
+            raise
+
+
+def _follow(line: ActLine, asked: str) -> int:
+    """Says what becomes of it. Raises ActError where it is not recorded."""
+    for answer in line.answers():
+        match answer:
+            case Waiting(seconds):
+                print(
+                    f"{asked}. Hold the card that authorises it to a reader within {seconds}"
+                    " seconds; one that lies there already: lift it first.",
+                    flush=True,
+                )
+            case Again(words):
+                print(f"The card was not read: {words}", flush=True)
+            case Done(epoch, seq):
+                print(
+                    f"Recorded, as entry {epoch[:8]} {seq}. Whether that card may, the hub judges."
+                )
+            case Refused(Why.CANCELLED):
+                print("Cancelled: nothing was recorded.")
+            case Refused():
+                raise ActError(answer.words)
+            case _:
+                assert_never(answer)
     return 0
 
 
@@ -153,6 +249,10 @@ def _what(entry: Entry) -> str:
     match entry:
         case Tap(reader=reader, assurance=assurance):
             return f"tap at {reader} ({assurance.name.lower()}, subject sealed)"
+        case Action(reader=reader, what=what, number=number, assurance=assurance, about=about):
+            said = named(what) + ("" if number is None else f" {number}")
+            more = "" if about is None else ", member sealed"
+            return f"{said} at {reader} ({assurance.name.lower()}, subject sealed{more})"
         case ClockSample(at):
             return f"clock {'trusted' if at.trusted else 'not trusted'}"
         case ReaderUp(reader=reader):

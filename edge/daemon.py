@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
+from edge.actsocket import ActServer
 from edge.clock import SystemClock
 from edge.config import Config
 from edge.couriers.mqtt import Courier
@@ -109,6 +110,8 @@ class Daemon:
         courier = Courier(self._data, enrolment, keys, broker, recorder)
         recorder.start(courier)
         courier.start()
+        acts = ActServer(self._data, recorder)
+        acts.start()
         readers = self._readers()
         for each in readers:
             each.start(recorder.reader_event)
@@ -124,6 +127,7 @@ class Daemon:
         for each in readers:
             each.stop()
         recorder.stop()
+        acts.stop()
         courier.stop()
         return status
 

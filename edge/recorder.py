@@ -3,19 +3,24 @@
 Promises: a light that says recorded comes after the commit (P1); what could not be committed shows
 red (P5); a journal that failed is opened anew, in a new epoch, and recording goes on by itself.
 It does not send, and it judges nobody: every card that could be read is recorded.
+
+While somebody waits for a card that authorises what was asked (`ask`), the next card does that, and
+is recorded as that action instead of a tap.
 """
 
 import logging
 import queue
 import secrets
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, assert_never
 
+from edge.acts import WAIT_MS, Again, Answer, Done, Refused, Tell, Waiting, Why, Wish
 from edge.clock import Clock
 from edge.couriers import Appended, JournalEvent, JournalState, Opened, Pruned
-from edge.feedback import ALREADY_RECOGNISED, Feedback, Notice, Outcome, Standing
+from edge.feedback import ALREADY_ACTED, ALREADY_RECOGNISED, Feedback, Notice, Outcome, Standing
 from edge.readers import (
     CardGone,
     CardRead,
@@ -31,6 +36,7 @@ from edge.store import (
     JournalBusyError,
     JournalError,
     JournalNewerError,
+    NewAction,
     NewTap,
     Owner,
 )
@@ -88,12 +94,37 @@ class _AskState:
     at: Stamp
 
 
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """An action that waits for its card; which must be noticed between the two times."""
+
+    wish: Wish
+    tell: Tell
+    since_ms: int = 0
+    until_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    asked: _Asked
+
+
 @dataclass(frozen=True, slots=True)
 class _Stop:
     pass
 
 
-_Event = ReaderEvent | _Release | _NewGeneration | _Alarm | _NewRoster | _AskState | _Stop
+_Event = (
+    ReaderEvent
+    | _Release
+    | _NewGeneration
+    | _Alarm
+    | _NewRoster
+    | _AskState
+    | _Asked
+    | _Cancel
+    | _Stop
+)
 
 
 class Recorder:
@@ -115,6 +146,8 @@ class Recorder:
         self._feedback = feedback
         self._settle_ms = read_timeout_ms + SETTLE_MS
         self._debounce = Debounce(secrets.token_bytes(32), window_ms=debounce_ms)
+        self._acted = Debounce(secrets.token_bytes(32), window_ms=debounce_ms)
+        self._asked: _Asked | None = None
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._listener: Told | None = None
         self._journal: Journal | None = None
@@ -174,6 +207,15 @@ class Recorder:
         """The readers' sink."""
         self._events.put(event)
 
+    def ask(self, wish: Wish, tell: Tell) -> Callable[[], None]:
+        """The next card, within WAIT_MS, authorises `wish`; `tell` hears what becomes of it.
+
+        Gives what cancels it. One at a time: who comes second is refused.
+        """
+        asked = _Asked(wish, tell)
+        self._events.put(asked)
+        return lambda: self._events.put(_Cancel(asked))
+
     # what the courier asks: edge.couriers.JournalOwner
 
     def release(self, epoch: bytes, through: int) -> None:
@@ -220,8 +262,12 @@ class Recorder:
         try:
             if event is None:
                 self._idle()
-                return True
-            return self._handle(event)
+                going = True
+            else:
+                going = self._handle(event)
+            if self._asked is not None and self._clock.boottime_ms() > self._asked.until_ms:
+                self._dismiss(Why.TIMED_OUT)
+            return going
         finally:
             self._busy(None)
 
@@ -238,12 +284,21 @@ class Recorder:
                 self._card(event)
             case CardUnreadable(reader=reader, reason=reason):
                 self._feedback.show(Notice(Outcome.UNREADABLE, reader, reason.wording))
+                if self._asked is not None:
+                    self._asked.tell(Again(reason.wording))
             case ReaderUp(reader=reader):
                 self._entries.append(self._reader(reader, up=True, why=""))
             case ReaderDown(reader=reader, reason=why):
                 self._entries.append(self._reader(reader, up=False, why=why))
-            case CardSeen() | CardGone() | _Stop():
+            case CardSeen() | CardGone():
                 pass
+            case _Asked():
+                self._take(event)
+            case _Cancel(asked):
+                if asked is self._asked:
+                    self._dismiss(Why.CANCELLED)
+            case _Stop():
+                self._dismiss(Why.STOPPING)
             case _Release(epoch, through):
                 if self._journal is not None:
                     self._journal.release(epoch, through)
@@ -267,13 +322,76 @@ class Recorder:
             self._commit()
         return not isinstance(event, _Stop)
 
+    def _take(self, asked: _Asked) -> None:
+        if self._journal is None:
+            self._open_if_due()
+        if self._asked is not None:
+            asked.tell(Refused(Why.BUSY))
+        elif self._journal is None:
+            asked.tell(Refused(Why.CANNOT_RECORD, self._failure))
+        elif not any(reader.up for reader in self._readers.values()):
+            asked.tell(Refused(Why.NO_READER))
+        else:
+            asked.since_ms = self._clock.boottime_ms()
+            asked.until_ms = asked.since_ms + WAIT_MS
+            self._asked = asked
+            self._stand()
+            asked.tell(Waiting(WAIT_MS // 1000))
+
+    def _dismiss(self, why: Why) -> None:
+        """Whoever waits for a card does so no more."""
+        if self._asked is not None:
+            asked, self._asked = self._asked, None
+            self._stand()
+            asked.tell(Refused(why))
+
+    def _act(self, asked: _Asked, card: CardRead) -> None:
+        """Makes the action durable, then shows the light, then answers."""
+        self._asked = None
+        answer: Answer = Refused(Why.CANNOT_RECORD)
+        notice = Notice(Outcome.FAILED, card.reader)
+        try:
+            self._commit()
+            if self._journal is None:
+                self._open_if_due()
+            if self._journal is None:
+                answer = Refused(Why.CANNOT_RECORD, self._failure)
+                return
+            action = NewAction(
+                self._stamp(card.boottime_ms),
+                wire_name(card.reader),
+                asked.wish.what,
+                asked.wish.number,
+                card.assurance,
+                card.credential,
+                asked.wish.about,
+            )
+            head = self._journal.append([action])
+            answer = Done(self._journal.epoch.hex(), head)
+            notice = Notice(Outcome.ACTED, card.reader, f"已记录：{asked.wish.words}")
+            self._acted.recorded(card.credential, card.boottime_ms)
+            self._notify(Appended(self._journal.epoch, head))
+        except JournalError as error:
+            answer = Refused(Why.CANNOT_RECORD, str(error))
+            self._lose_journal(error)
+        finally:
+            self._feedback.show(notice)
+            self._stand()
+            asked.tell(answer)
+
     def _card(self, event: CardRead) -> None:
+        asked = self._asked
+        if asked is not None and asked.since_ms <= event.boottime_ms <= asked.until_ms:
+            self._act(asked, event)
+            return
         if any(each.credential == event.credential for each in self._cards):
             self._commit()
         if self._debounce.repeats(event.credential, event.boottime_ms):
             recognised = self._recorded_as(event) is Outcome.RECOGNISED
             words = ALREADY_RECOGNISED if recognised else ""
             self._feedback.show(Notice(Outcome.ALREADY, event.reader, words))
+        elif self._acted.repeats(event.credential, event.boottime_ms):
+            self._feedback.show(Notice(Outcome.ACTED, event.reader, ALREADY_ACTED))
         else:
             self._cards.append(event)
 
@@ -416,6 +534,8 @@ class Recorder:
             self._feedback.stand(Standing.CANNOT_RECORD)
         elif not any(reader.up for reader in self._readers.values()):
             self._feedback.stand(Standing.NO_READER)
+        elif self._asked is not None:
+            self._feedback.stand(Standing.AWAITING, self._asked.wish.words)
         else:
             self._feedback.stand(Standing.READY)
 

@@ -12,7 +12,7 @@ import fcntl
 import os
 import secrets
 import sqlite3
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,8 @@ from protocol.credential import Assurance, Credential
 from protocol.errors import RemoteError
 from protocol.identity import MAX_MESSAGE_BYTES, key_id
 from protocol.journal import (
+    Act,
+    Action,
     ClockSample,
     Entry,
     EpochHeader,
@@ -39,6 +41,7 @@ from protocol.journal import (
 from protocol.sealing import (
     CONTENT_KEY_BYTES,
     NONCE_BYTES,
+    Place,
     SubjectBox,
     subject_digest,
     wrap_content_key,
@@ -46,7 +49,7 @@ from protocol.sealing import (
 
 FILE_NAME: Final = "journal.db"
 LOCK_NAME: Final = "journal.lock"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION_ID: Final = 0x73687561  # "shua"
 
 DAMAGED: Final = "damaged"
@@ -72,10 +75,12 @@ CREATE TABLE entries (
     entry BLOB NOT NULL,
     digest BLOB NOT NULL,
     sealed BLOB,
+    about BLOB,
     PRIMARY KEY (epoch_id, seq)
 ) WITHOUT ROWID;
 CREATE TABLE state (name TEXT PRIMARY KEY, value NOT NULL);
 """
+_FROM_VERSION_1: Final = "ALTER TABLE entries ADD COLUMN about BLOB"
 
 
 class JournalError(Exception):
@@ -98,6 +103,21 @@ class NewTap:
     reader: str
     assurance: Assurance
     credential: Credential
+
+
+@dataclass(frozen=True, slots=True)
+class NewAction:
+    """An action that is about to become an entry: both subjects are still in clear, in memory."""
+
+    at: Stamp
+    reader: str
+    what: Act
+    number: int | None
+    assurance: Assurance
+    credential: Credential
+    """Of the card that authorises it."""
+    about: Credential | None
+    """Whom it speaks of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +230,7 @@ class Journal:
         journal._advance(1)
         return journal
 
-    def append(self, items: Sequence[Entry | NewTap]) -> int:
+    def append(self, items: Sequence[Entry | NewTap | NewAction]) -> int:
         """Makes `items` durable in one commit and gives the last seq.
 
         Raises JournalError; it is then unknown whether they are stored, and this object must not
@@ -279,20 +299,42 @@ class Journal:
 
     # ------------------------------------------------------------------
 
-    def _write(self, items: Sequence[Entry | NewTap]) -> int:
+    def _write(self, items: Sequence[Entry | NewTap | NewAction]) -> int:
         """Inserts; the chain's end in memory moves only once the commit has succeeded."""
         self._next_digest = self.digest
         rows = []
         for seq, item in enumerate(items, self.head + 1):
-            sealed = None
-            if isinstance(item, NewTap):
-                sealed = self._box.seal(seq, item.credential, secrets.token_bytes(NONCE_BYTES))
-                item = Tap(item.at, item.reader, item.assurance, subject_digest(sealed))  # noqa: PLW2901
-            entry = encode_entry(item)
+            written, sealed, about = self._sealed(seq, item)
+            entry = encode_entry(written)
             self._next_digest = chain_next(self._next_digest, entry)
-            rows.append((self._id, seq, entry, self._next_digest, sealed))
-        self._db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
+            rows.append((self._id, seq, entry, self._next_digest, sealed, about))
+        self._db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", rows)
         return len(rows)
+
+    def _sealed(
+        self, seq: int, item: Entry | NewTap | NewAction
+    ) -> tuple[Entry, bytes | None, bytes | None]:
+        """What is written of `item` at `seq`, and its sealed subjects."""
+        if not isinstance(item, NewTap | NewAction):
+            return item, None, None
+        sealed = self._box.seal(seq, item.credential, secrets.token_bytes(NONCE_BYTES))
+        subject = subject_digest(sealed)
+        if isinstance(item, NewTap):
+            return Tap(item.at, item.reader, item.assurance, subject), sealed, None
+        about = None
+        if item.about is not None:
+            nonce = secrets.token_bytes(NONCE_BYTES)
+            about = self._box.seal(seq, item.about, nonce, Place.ABOUT)
+        action = Action(
+            item.at,
+            item.reader,
+            item.what,
+            item.number,
+            item.assurance,
+            subject,
+            None if about is None else subject_digest(about),
+        )
+        return action, sealed, about
 
     def _advance(self, count: int) -> None:
         self.head += count
@@ -365,7 +407,11 @@ class JournalReader:
         except sqlite3.Error as error:
             raise JournalError(f"{self.path}: {error}") from error
         try:
-            _check_version(self._db, self.path)
+            if _check_version(self._db, self.path) in range(1, SCHEMA_VERSION):
+                raise JournalError(  # noqa: TRY301
+                    f"{self.path}: written by an earlier version; start this version's shuaka-edge"
+                    " once, which brings it up to date"
+                )
         except sqlite3.Error as error:
             self._db.close()
             raise JournalError(f"{self.path}: {error}") from error
@@ -424,14 +470,15 @@ class JournalReader:
                     return each.digest
         return None
 
-    def entries(self, epoch: bytes) -> Iterator[tuple[int, bytes, bytes, bytes | None]]:
-        """(seq, entry, digest, sealed subject) of an epoch, in order."""
+    def entries(self, epoch: bytes) -> Iterator[tuple[int, bytes, bytes, tuple[bytes, ...]]]:
+        """(seq, entry, digest, sealed subjects) of an epoch, in order."""
         with self._errors():
-            yield from self._db.execute(
-                "SELECT seq, entry, digest, sealed FROM entries"
+            for seq, entry, digest, *sealed in self._db.execute(
+                "SELECT seq, entry, digest, sealed, about FROM entries"
                 " JOIN epochs ON id = epoch_id WHERE epoch = ? ORDER BY seq",
                 (epoch,),
-            )
+            ):
+                yield seq, entry, digest, _held(sealed)
 
     def batch(self, epoch: bytes, first: int, last: int) -> tuple[Batch, list[bytes]]:
         """As many entries from `first` as fit into a message, and their sealed subjects.
@@ -454,18 +501,19 @@ class JournalReader:
             if each.last < first:
                 previous = each.digest
                 continue
-            size = 0 if isinstance(each.item, Gap) else len(each.item) + len(sealed or b"")
-            room -= size + 64
+            if not isinstance(each.item, Gap):
+                room -= len(each.item) + sum(len(subject) for subject in sealed)
+            room -= 64
             if items and (room < 0 or each.last > last or len(items) == MAX_ITEMS):
                 break
             if not items:
                 first = each.first
             items.append(each.item)
-            if sealed is None or isinstance(each.item, Gap):
+            if isinstance(each.item, Gap):
                 continue
-            if _subject_fits(each.item, sealed):
-                subjects.append(sealed)
-            else:
+            whole, fitting = _fitting(each.item, sealed)
+            subjects += fitting
+            if not whole:
                 withheld.append(each.first)
         if not items:
             raise JournalError(f"{self.path}: entries {first} to {last} of {epoch.hex()} are gone")
@@ -487,13 +535,15 @@ class JournalReader:
             previous = chain_start(header)
         return _Span(epoch_id, header, first, previous)
 
-    def _chain(self, span: "_Span", first: int, count: int) -> Iterator[tuple[Link, bytes | None]]:
+    def _chain(
+        self, span: "_Span", first: int, count: int
+    ) -> Iterator[tuple[Link, tuple[bytes, ...]]]:
         """What can be said of `count` entries from `first` on, with their sealed subjects.
 
         A little more at both ends: what comes before settles the digest that `first` goes on from,
         what comes after tells whether an entry rotted or its digest.
         """
-        columns = "SELECT seq, entry, digest, sealed FROM entries WHERE epoch_id = ?"
+        columns = "SELECT seq, entry, digest, sealed, about FROM entries WHERE epoch_id = ?"
         before = self._db.execute(
             f"{columns} AND seq < ? ORDER BY seq DESC LIMIT 3", (span.id, first)
         ).fetchall()[::-1]
@@ -507,7 +557,7 @@ class JournalReader:
         if len(before) == 3:
             expected, digest = before[0][0] + 1, before[0][2]
             del rows[0]
-        for at, (seq, entry, stored, sealed) in enumerate(rows):
+        for at, (seq, entry, stored, *sealed) in enumerate(rows):
             item: bytes | Gap = entry
             computed = chain_next(digest, entry)
             if seq != expected:
@@ -515,7 +565,7 @@ class JournalReader:
             elif computed != stored and not _goes_on(seq, computed, rows[at + 1 : at + 2]):
                 item = Gap(seq, seq, stored, "the entry does not fit its digest")
             digest = stored if isinstance(item, Gap) else computed
-            yield Link(expected, seq, digest, item), sealed
+            yield Link(expected, seq, digest, item), _held(sealed)
             expected = seq + 1
 
     def problems(self) -> Iterator[str]:
@@ -555,8 +605,8 @@ class JournalReader:
                 yield f"{name}: entries {expected} to {seq - 1} are missing"
             elif chain_next(digest, entry) != stored:
                 yield f"{name}, entry {seq}: does not fit its digest"
-            if sealed is not None and not _subject_fits(entry, sealed):
-                yield f"{name}, entry {seq}: its sealed subject is damaged"
+            if not _fitting(entry, sealed)[0]:
+                yield f"{name}, entry {seq}: a sealed subject of it is damaged"
             digest, expected = stored, seq + 1
         return expected - 1, digest
 
@@ -601,22 +651,45 @@ def _is_header(header: bytes | None, epoch: bytes, first: int, previous: bytes) 
 
 
 def _goes_on(
-    seq: int, digest: bytes, following: Sequence[tuple[int, bytes, bytes, object]]
+    seq: int, digest: bytes, following: Sequence[tuple[int, bytes, bytes, object, object]]
 ) -> bool:
     """Whether the next entry follows `digest`: then it is the stored digest that rotted."""
     return any(
         after == seq + 1 and chain_next(digest, entry) == stored
-        for after, entry, stored, _ in following
+        for after, entry, stored, *_ in following
     )
 
 
-def _subject_fits(entry: bytes, sealed: bytes) -> bool:
-    """False where `entry` is a tap and states another subject; of other kinds nothing is known."""
+def _held(sealed: Iterable[bytes | None]) -> tuple[bytes, ...]:
+    return tuple(each for each in sealed if each is not None)
+
+
+def _stated(entry: bytes) -> tuple[bytes, ...] | None:
+    """The digests of the subjects that `entry` has; None where it can't be read here."""
     try:
         decoded = decode_entry(entry)
     except RemoteError:
-        return True
-    return not isinstance(decoded, Tap) or decoded.subject == subject_digest(sealed)
+        return None
+    match decoded:
+        case Tap(subject=subject) | Action(subject=subject, about=None):
+            return (subject,)
+        case Action(subject=subject, about=bytes(about)):
+            return subject, about
+        case _:
+            return ()
+
+
+def _fitting(entry: bytes, sealed: Sequence[bytes]) -> tuple[bool, Sequence[bytes]]:
+    """Whether these are the subjects that `entry` states, and those of them that are.
+
+    Of an entry that can't be read here nothing is known: they are taken as its own.
+    """
+    stated = _stated(entry)
+    if stated is None:
+        return True, sealed
+    digests = [subject_digest(each) for each in sealed]
+    fitting = [each for each, digest in zip(sealed, digests, strict=True) if digest in stated]
+    return sorted(digests) == sorted(stated), fitting
 
 
 def _open_or_set_aside(path: Path, edge: bytes) -> sqlite3.Connection:
@@ -684,6 +757,10 @@ def _open(path: Path, *, create: bool) -> sqlite3.Connection:
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             _raise_corrupt()
+        if db.execute("PRAGMA user_version").fetchone() == (1,):
+            with _transaction(db):
+                db.execute(_FROM_VERSION_1)
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except BaseException:
         db.close()
         raise
@@ -702,7 +779,8 @@ def _raise_corrupt() -> NoReturn:
     raise damage
 
 
-def _check_version(db: sqlite3.Connection, path: Path) -> None:
+def _check_version(db: sqlite3.Connection, path: Path) -> int:
+    """The format of the file; 0 where there is nothing in it yet."""
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (found,) = db.execute("PRAGMA user_version").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -713,6 +791,7 @@ def _check_version(db: sqlite3.Connection, path: Path) -> None:
             f"{path}: written by a later version (format {found}, this one reads {SCHEMA_VERSION});"
             " install that version again"
         )
+    return int(found)
 
 
 @contextlib.contextmanager

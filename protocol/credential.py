@@ -73,8 +73,8 @@ class Credential:
         elif self.scheme == MEMBER_SCHEME:
             if self.issuer:
                 raise InvalidCredentialError("a member's code has no issuer")
-            if re.search(r"[\s\x00-\x1f\x7f]", self.value):
-                raise InvalidCredentialError("no blank may stand in a member's code")
+            if re.search(r"[\s\x00-\x1f\ud800-\udfff]", self.value):
+                raise InvalidCredentialError("no blank or control may stand in a member's code")
 
 
 def uid_credential(uid: bytes) -> Credential:

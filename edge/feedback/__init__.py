@@ -34,6 +34,8 @@ class Outcome(Enum):
     """Recorded a moment ago. ALREADY_RECOGNISED is the wording where the roster knows the card."""
     UNKNOWN = ("▲", Light.AMBER, "已记录，待核对")
     """Recorded, but the roster does not know the card."""
+    ACTED = ("■", Light.NEUTRAL, "操作已记录")
+    """The card authorised an action, which is recorded; it is no check-in."""
     UNREADABLE = ("↻", Light.RED_BLINKING, "请再刷一次")
     """Nothing was recorded; another try may help."""
     FAILED = ("✘", Light.RED, "无法记录，请联系工作人员")
@@ -53,12 +55,16 @@ class Outcome(Enum):
 
 
 ALREADY_RECOGNISED: Final = "您已签到，无需重复刷卡"
+ALREADY_ACTED: Final = "操作已记录；如需签到，请稍后再刷"
+"""The wording of ACTED for a card that authorised something a moment ago."""
 
 
 class Standing(Enum):
     """How the device is between cards: symbol, light, and the words on the screen."""
 
     READY = ("▷", Light.NEUTRAL, "请刷党员卡")
+    AWAITING = ("◇", Light.NEUTRAL, "请负责人刷卡确认，其他人请稍候")
+    """Somebody asked for an action: the next card authorises it."""
     NO_READER = ("✘", Light.RED, "读卡器未连接，请联系工作人员")
     CANNOT_RECORD = ("✘", Light.RED, "无法记录，请联系工作人员")
     NOT_ENROLLED = ("✘", Light.RED, "设备未登记，无法记录，请联系工作人员")

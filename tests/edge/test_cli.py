@@ -240,7 +240,7 @@ def test_no_time_is_too_early_or_late_to_be_listed(cli: Cli) -> None:
     journal.close()
     with closing(sqlite3.connect(cli.data / "journal.db")) as db, db:
         later = cbor.encode([3, 1, 1 << 62, True])  # as no clock of this version tells it
-        db.execute("INSERT INTO entries VALUES (1, 4, ?, zeroblob(32), NULL)", (later,))
+        db.execute("INSERT INTO entries VALUES (1, 4, ?, zeroblob(32), NULL, NULL)", (later,))
     db.close()
     lines = cli("journal", "list").out.splitlines()
     assert [line.split()[2].lstrip("0") for line in lines] == [

@@ -17,16 +17,27 @@ from typing import Any
 import pytest
 
 from edge import store
+from edge.acts import (
+    WAIT_MS,
+    Again,
+    Answer,
+    Done,
+    InvalidWishError,
+    Refused,
+    Waiting,
+    Why,
+    Wish,
+)
 from edge.couriers import Appended, JournalEvent, JournalState, Opened
-from edge.feedback import Notice, Outcome, Standing
+from edge.feedback import ALREADY_ACTED, Notice, Outcome, Standing
 from edge.readers import CardRead, CardUnreadable, Down, ReaderDown, ReaderUp, Unreadable
 from edge.recorder import MAX_GROUP, REOPEN_EVERY_MS, SETTLE_MS, STALL_MS, Recorder
 from edge.store import Journal, JournalBusyError, JournalNewerError, JournalReader, Owner
 from protocol import journal as entries
 from protocol.batch import MAX_READERS
-from protocol.credential import Assurance, Credential
+from protocol.credential import Assurance, Credential, member_credential
 from protocol.identity import OpeningKey
-from protocol.journal import ClockSample, Entry, Tap, decode_entry
+from protocol.journal import Act, Action, ClockSample, Entry, Tap, decode_entry
 from tests.fakes.clock import FakeClock
 from tests.rig import wait_for
 
@@ -107,6 +118,23 @@ def card(number: int, at_ms: int, reader: str = "r") -> CardRead:
     return CardRead(reader, number, at_ms, Credential("uid", "", value), Assurance.UID)
 
 
+@dataclass
+class Terminal:
+    """Whoever asked, and what it was told; `durable` is how many actions were on disk then."""
+
+    data: Path
+    answers: list[Answer] = field(default_factory=list)
+    durable: list[int] = field(default_factory=list)
+    cancel: Callable[[], None] = lambda: None
+
+    def tell(self, answer: Answer) -> None:
+        self.durable.append(len(actions_on_disk(self.data)))
+        self.answers.append(answer)
+
+    def wait(self, answers: int) -> None:
+        wait_for(lambda: len(self.answers) >= answers, f"{answers} answers")
+
+
 def on_disk(data: Path) -> list[Entry]:
     reader = JournalReader(data)
     try:
@@ -124,6 +152,23 @@ def taps_on_disk(data: Path) -> int:
         return sum(isinstance(entry, Tap) for entry in on_disk(data))
     except store.JournalError:
         return 0
+
+
+def actions_on_disk(data: Path) -> list[Action]:
+    try:
+        return [entry for entry in on_disk(data) if isinstance(entry, Action)]
+    except store.JournalError:
+        return []
+
+
+def asked(place: Place, wish: Wish) -> Terminal:
+    """Somebody who asks at a place whose journal is open and whose reader works."""
+    place.recorder.reader_event(ReaderUp("r"))
+    place.wait_idle()
+    terminal = Terminal(place.data)
+    terminal.cancel = place.recorder.ask(wish, terminal.tell)
+    terminal.wait(1)
+    return terminal
 
 
 @pytest.fixture
@@ -377,7 +422,7 @@ def test_a_later_journal_is_left_alone(place: Place) -> None:
     with pytest.raises(JournalNewerError):
         place.start()
     with closing(sqlite3.connect(place.data / "journal.db")) as db, db:
-        db.execute("PRAGMA user_version = 1")
+        db.execute(f"PRAGMA user_version = {store.SCHEMA_VERSION}")
     db.close()
     place.start()
 
@@ -546,6 +591,243 @@ def test_that_journal_and_hub_differ_is_kept_for_the_doctor(place: Place) -> Non
     reader = JournalReader(place.data)
     assert reader.alarm() == "beyond_head"
     reader.close()
+
+
+WITNESS = Wish(Act.WITNESSED, about=member_credential("M-1"))
+
+
+def test_the_card_that_comes_authorises_what_was_asked_and_is_no_tap(place: Place) -> None:
+    place.start()
+    terminal = asked(place, WITNESS)
+    assert terminal.answers == [Waiting(30)]
+    assert place.door.standings[-1] is Standing.AWAITING
+    place.clock.advance(29_000)
+    place.tap(7, "二号")
+    terminal.wait(2)
+    [action] = actions_on_disk(place.data)
+    assert (action.what, action.number, action.reader) == (Act.WITNESSED, None, "二号")
+    assert action.at.boottime_ms == place.clock.boottime_ms()
+    assert action.about is not None
+    assert taps_on_disk(place.data) == 0
+    done = terminal.answers[1]
+    assert isinstance(done, Done)
+    assert bytes.fromhex(done.epoch) == place.listener.of(Opened)[-1].epoch
+    assert terminal.durable == [0, 1], "it is durable before the command says so"
+    assert place.door.notices == [Notice(Outcome.ACTED, "二号", "已记录：现场证明")]
+    assert place.door.standings[-1] is Standing.READY
+    assert place.listener.of(Appended)[-1].head == done.seq
+    place.tap(8)
+    place.wait(2)
+    assert place.door.outcomes[-1] is Outcome.RECORDED
+    assert taps_on_disk(place.data) == 1
+
+
+def test_a_card_that_has_just_checked_in_authorises_all_the_same(place: Place) -> None:
+    place.start()
+    place.tap(1)
+    place.wait(1)
+    terminal = asked(place, Wish(Act.HEAD_COUNT, 23))
+    place.tap(1)
+    terminal.wait(2)
+    assert isinstance(terminal.answers[1], Done)
+    assert place.door.outcomes == [Outcome.RECORDED, Outcome.ACTED]
+    assert [action.number for action in actions_on_disk(place.data)] == [23]
+    # and again, for the next one, within the same seconds
+    terminal = asked(place, Wish(Act.CLOSED))
+    place.tap(1)
+    terminal.wait(2)
+    assert [action.what for action in actions_on_disk(place.data)] == [Act.HEAD_COUNT, Act.CLOSED]
+    assert taps_on_disk(place.data) == 1
+
+
+def test_a_card_that_acted_is_no_check_in_at_once_is_told_so_and_is_one_later(
+    place: Place,
+) -> None:
+    place.start()
+    terminal = asked(place, Wish(Act.OPENED))
+    place.tap(1)
+    terminal.wait(2)
+    place.clock.advance(100)
+    place.tap(1)
+    place.wait(2)
+    assert place.door.notices[-1] == Notice(Outcome.ACTED, "r", ALREADY_ACTED)
+    assert taps_on_disk(place.data) == 0
+    place.clock.advance(3_000)
+    place.tap(1)
+    place.wait(3)
+    assert place.door.outcomes[-1] is Outcome.RECORDED
+    assert taps_on_disk(place.data) == 1
+
+
+def test_a_card_that_was_there_before_the_question_authorises_nothing(place: Place) -> None:
+    place.start()
+    seen = place.clock.boottime_ms()
+    place.clock.advance(10)
+    terminal = asked(place, WITNESS)
+    place.recorder.reader_event(card(1, seen))
+    place.wait(1)
+    assert place.door.outcomes == [Outcome.RECORDED]
+    assert terminal.answers == [Waiting(30)]
+    place.tap(2)
+    terminal.wait(2)
+    assert isinstance(terminal.answers[1], Done)
+
+
+def test_who_comes_second_is_refused_and_the_first_goes_on(place: Place) -> None:
+    place.start()
+    first = asked(place, WITNESS)
+    second = asked(place, Wish(Act.OPENED))
+    assert second.answers == [Refused(Why.BUSY)]
+    second.cancel()
+    place.wait_idle()
+    place.tap(1)
+    first.wait(2)
+    assert isinstance(first.answers[1], Done)
+    assert [action.what for action in actions_on_disk(place.data)] == [Act.WITNESSED]
+
+
+def test_no_card_in_time_records_nothing_and_a_later_one_is_a_tap(place: Place) -> None:
+    place.start()
+    terminal = asked(place, WITNESS)
+    place.clock.advance(WAIT_MS + 1)
+    late = card(1, place.clock.boottime_ms())
+    place.recorder.reader_event(late)
+    terminal.wait(2)
+    assert terminal.answers[1] == Refused(Why.TIMED_OUT)
+    place.wait(1)
+    assert place.door.outcomes == [Outcome.RECORDED]
+    assert place.door.standings[-1] is Standing.READY
+    assert actions_on_disk(place.data) == []
+
+
+def test_time_runs_out_without_any_card(place: Place) -> None:
+    place.start()
+    terminal = asked(place, WITNESS)
+    place.clock.advance(WAIT_MS + 1)
+    terminal.wait(2)
+    assert terminal.answers[1] == Refused(Why.TIMED_OUT)
+
+
+def test_what_was_cancelled_is_not_recorded(place: Place) -> None:
+    place.start()
+    terminal = asked(place, WITNESS)
+    terminal.cancel()
+    terminal.wait(2)
+    assert terminal.answers[1] == Refused(Why.CANCELLED)
+    assert place.door.standings[-1] is Standing.READY
+    place.tap(1)
+    place.wait(1)
+    assert (taps_on_disk(place.data), actions_on_disk(place.data)) == (1, [])
+    terminal.cancel()
+    place.wait_idle()
+    assert len(terminal.answers) == 2
+
+
+def test_a_card_that_could_not_be_read_may_try_again(place: Place) -> None:
+    place.start()
+    terminal = asked(place, WITNESS)
+    place.recorder.reader_event(CardUnreadable("r", 1, 5, Unreadable.REMOVED))
+    terminal.wait(2)
+    assert terminal.answers[1] == Again(Unreadable.REMOVED.wording)
+    place.tap(1)
+    terminal.wait(3)
+    assert isinstance(terminal.answers[2], Done)
+
+
+def test_without_a_reader_or_a_journal_nobody_waits(place: Place) -> None:
+    place.data.write_bytes(b"in the way")
+    place.start()
+    terminal = Terminal(place.data)
+    place.recorder.ask(WITNESS, terminal.tell)
+    terminal.wait(1)
+    [refused] = terminal.answers
+    assert isinstance(refused, Refused)
+    assert refused.why is Why.CANNOT_RECORD
+    assert str(place.data) in refused.words
+    place.data.unlink()
+    place.clock.advance(REOPEN_EVERY_MS)
+    place.recorder.ask(WITNESS, terminal.tell)
+    terminal.wait(2)
+    assert terminal.answers[1] == Refused(Why.NO_READER)
+
+
+def test_an_action_on_a_full_disk_is_refused_in_red_and_not_half_done(
+    place: Place, disk: Callable[[bool], None]
+) -> None:
+    place.start()
+    terminal = asked(place, WITNESS)
+    disk(True)
+    number = 0
+    while place.door.outcomes[-1:] != [Outcome.FAILED]:
+        terminal = asked(place, WITNESS)
+        number += 1
+        place.tap(number)
+        place.wait(number)
+    terminal.wait(1)
+    wait_for(lambda: isinstance(terminal.answers[-1], Refused), "a refusal")
+    refused = terminal.answers[-1]
+    assert isinstance(refused, Refused)
+    assert refused.why is Why.CANNOT_RECORD
+    assert "full" in refused.words
+    wait_for(lambda: place.door.standings[-1] is Standing.CANNOT_RECORD, "a red door")
+    written = len(actions_on_disk(place.data))
+    disk(False)
+    place.clock.advance(REOPEN_EVERY_MS)
+    wait_for(lambda: place.door.standings[-1] is Standing.READY, "a journal again")
+    terminal = asked(place, WITNESS)
+    place.tap(number)
+    terminal.wait(2)
+    assert isinstance(terminal.answers[1], Done)
+    assert len(actions_on_disk(place.data)) == written + 1
+
+
+def test_a_bug_while_it_is_recorded_leaves_nobody_waiting(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.start()
+    terminal = asked(place, WITNESS)
+
+    def fail(*_: Any) -> int:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", fail)
+        place.tap(1)
+        terminal.wait(2)
+    assert terminal.answers[1] == Refused(Why.CANNOT_RECORD)
+    assert place.door.outcomes == [Outcome.FAILED]
+    assert place.door.standings[-1] is Standing.READY
+    terminal = asked(place, WITNESS)
+    place.tap(1)
+    terminal.wait(2)
+    assert isinstance(terminal.answers[1], Done)
+
+
+def test_a_stop_tells_who_waits(place: Place) -> None:
+    place.start()
+    terminal = asked(place, WITNESS)
+    place.recorder.stop()
+    assert terminal.answers == [Waiting(30), Refused(Why.STOPPING)]
+
+
+@pytest.mark.parametrize(
+    ("what", "number", "about"),
+    [
+        (Act.OPENED, 1, None),
+        (Act.CLOSED, None, member_credential("M-1")),
+        (Act.HEAD_COUNT, None, None),
+        (Act.HEAD_COUNT, -1, None),
+        (Act.HEAD_COUNT, 100_001, None),
+        (Act.HEAD_COUNT, 1, member_credential("M-1")),
+        (Act.WITNESSED, None, None),
+        (Act.WITNESSED, None, Credential("uid", "", "04A1B2C3")),
+    ],
+)
+def test_what_no_journal_could_hold_is_not_asked(
+    what: Act, number: int | None, about: Credential | None
+) -> None:
+    with pytest.raises(InvalidWishError):
+        Wish(what, number, about)
 
 
 def test_it_ends_with_no_thread_and_no_file_left(tmp_path: Path) -> None:

@@ -21,14 +21,17 @@ from edge.store import (
     JournalError,
     JournalNewerError,
     JournalReader,
+    NewAction,
     NewTap,
     Owner,
 )
 from protocol import cbor
 from protocol.batch import MAX_ITEMS, Batch, Parcel, seal_batch
-from protocol.credential import Assurance, Credential
+from protocol.credential import Assurance, Credential, member_credential
 from protocol.identity import MAX_MESSAGE_BYTES, OpeningKey, SigningKey
 from protocol.journal import (
+    Act,
+    Action,
     EpochHeader,
     Gap,
     ReaderUp,
@@ -38,7 +41,7 @@ from protocol.journal import (
     decode_entry,
     link,
 )
-from protocol.sealing import SubjectBox, unwrap_content_key
+from protocol.sealing import Place, SubjectBox, subject_digest, unwrap_content_key
 
 HUB = OpeningKey.generate()
 OWNER = Owner(b"e" * 16, HUB.public)
@@ -51,6 +54,12 @@ def uid(number: int) -> Credential:
 
 def tap(number: int) -> NewTap:
     return NewTap(NOW, "reader", Assurance.UID, uid(number))
+
+
+def witnessed(number: int, code: str) -> NewAction:
+    return NewAction(
+        NOW, "reader", Act.WITNESSED, None, Assurance.UID, uid(number), member_credential(code)
+    )
 
 
 def begin(data: Path) -> Journal:
@@ -66,8 +75,7 @@ def numbers(data: Path) -> list[str]:
         key = unwrap_content_key(header.wrapped_key, HUB, header.edge, header.epoch)
         box = SubjectBox(key, header.edge, header.epoch)
         for seq, _, _, sealed in reader.entries(held.epoch):
-            if sealed is not None:
-                found.append(box.open(seq, sealed).value)
+            found += [box.open(seq, each).value for each in sealed[:1]]
     reader.close()
     return found
 
@@ -125,6 +133,25 @@ def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
         begin(tmp_path)
     journal.close()
     begin(tmp_path).close()
+
+
+def test_a_journal_of_the_version_before_is_brought_up_to_date(tmp_path: Path) -> None:
+    first = begin(tmp_path)
+    first.append([tap(1)])
+    first.close()
+    with closing(sqlite3.connect(tmp_path / store.FILE_NAME)) as db, db:
+        db.execute("ALTER TABLE entries DROP COLUMN about")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    with pytest.raises(JournalError, match="earlier version; start"):
+        JournalReader(tmp_path)
+    second = begin(tmp_path)
+    second.append([tap(2), witnessed(3, "M-1")])
+    second.close()
+    assert numbers(tmp_path) == [uid(1).value, uid(2).value, uid(3).value]
+    with closing(JournalReader(tmp_path)) as reader:
+        assert list(reader.problems()) == []
+        assert reader.batch(first.epoch, 1, 2)[1]
 
 
 def test_a_later_version_s_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -333,6 +360,65 @@ def test_a_rotten_subject_is_withheld_and_its_tap_still_sent(tmp_path: Path) -> 
     reader.close()
 
 
+def test_an_action_is_sent_with_both_subjects_each_in_its_place(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    count = NewAction(NOW, "reader", Act.HEAD_COUNT, 23, Assurance.DATA, uid(1), None)
+    journal.append([tap(1), witnessed(2, "党员-7"), count])
+    journal.close()
+    reader = JournalReader(tmp_path)
+    batch, subjects = reader.batch(journal.epoch, 1, 4)
+    assert (len(subjects), batch.withheld) == (4, ())
+    assert list(reader.problems()) == []
+    reader.close()
+    header = EpochHeader.decode(journal.header_bytes)
+    box = SubjectBox(
+        unwrap_content_key(header.wrapped_key, HUB, OWNER.edge, journal.epoch),
+        OWNER.edge,
+        journal.epoch,
+    )
+    by_digest = {subject_digest(each): each for each in subjects}
+    said, counted = [decode_entry(bytes(item)) for item in batch.items[2:]]  # type: ignore[arg-type]
+    assert isinstance(said, Action)
+    assert said.about is not None
+    assert box.open(3, by_digest[said.subject]) == uid(2)
+    assert box.open(3, by_digest[said.about], Place.ABOUT) == member_credential("党员-7")
+    assert said.subject != said.about
+    assert isinstance(counted, Action)
+    assert (counted.what, counted.number, counted.about) == (Act.HEAD_COUNT, 23, None)
+    assert counted.assurance is Assurance.DATA
+    on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert "党员-7".encode() not in on_disk
+
+
+@pytest.mark.parametrize("spoilt", ["sealed", "about"])
+@pytest.mark.parametrize("content", ["zeroblob(92)", "NULL"])
+def test_a_rotten_subject_of_an_action_is_withheld_and_the_other_still_sent(
+    tmp_path: Path, spoilt: str, content: str
+) -> None:
+    journal = begin(tmp_path)
+    journal.append([witnessed(2, "M-1"), tap(1)])
+    journal.close()
+    _damage(tmp_path, f"UPDATE entries SET {spoilt} = {content} WHERE seq = 2")  # noqa: S608
+    reader = JournalReader(tmp_path)
+    batch, subjects = reader.batch(journal.epoch, 1, 3)
+    assert (batch.withheld, len(subjects)) == ((2,), 2)
+    assert len(list(reader.problems())) == 1
+    reader.close()
+
+
+def test_a_batch_of_actions_stays_within_a_message(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    journal.append([witnessed(number, "党" * 64) for number in range(499)])
+    journal.close()
+    reader = JournalReader(tmp_path)
+    first, key = 1, SigningKey.generate()
+    while first <= 500:
+        batch, subjects = reader.batch(journal.epoch, first, 500)
+        assert len(seal_batch(batch, key, subjects)) <= MAX_MESSAGE_BYTES
+        first = batch.last + 1
+    reader.close()
+
+
 def _sent(data: Path, epoch: bytes, head: int, size: int, first: int = 1) -> list[Batch]:
     """The batches that cover an epoch, as a hub takes them: each goes on from the one before."""
     reader = JournalReader(data)
@@ -475,10 +561,10 @@ def test_a_rotten_start_of_the_chain_costs_no_entry(tmp_path: Path) -> None:
 
 def test_the_subject_of_a_kind_that_is_not_known_here_is_sent_along(tmp_path: Path) -> None:
     journal = begin(tmp_path)
-    entry, sealed = cbor.encode([2, 5, 5, True, "of a later version"]), b"sealed"
+    entry, sealed = cbor.encode([9, 5, 5, True, "of a later version"]), b"sealed"
     with closing(sqlite3.connect(tmp_path / store.FILE_NAME)) as db, db:
         db.execute(
-            "INSERT INTO entries VALUES (1, 2, ?, ?, ?)",
+            "INSERT INTO entries VALUES (1, 2, ?, ?, ?, NULL)",
             (entry, chain_next(journal.digest, entry), sealed),
         )
     db.close()

@@ -112,7 +112,7 @@ def test_every_members_code_has_the_same_length_when_sealed(code: str) -> None:
     assert len(sealed) == NONCE_BYTES + PAD_TO + 16
 
 
-@pytest.mark.parametrize("code", ["", "a b", "a\t", "\x00", "a\n", "\u3000", "x" * 65])
+@pytest.mark.parametrize("code", ["", "a b", "a\t", "\x00", "a\n", "\u3000", "\udcff", "x" * 65])
 def test_what_no_register_has_as_a_code_is_no_member(code: str) -> None:
     with pytest.raises(InvalidCredentialError, match="member's code"):
         member_credential(code)

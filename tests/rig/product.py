@@ -130,7 +130,7 @@ class Light:
     @property
     def standing(self) -> bool:
         """Whether it says how the device is, and not what became of a card."""
-        return any(words in self.line for words in ("请刷党员卡", "未连接", "未登记"))
+        return any(words in self.line for words in ("请刷党员卡", "刷卡确认", "未连接", "未登记"))
 
 
 class Edge:
