@@ -31,6 +31,8 @@ from protocol.delivery import Island, Mark, accept
 from protocol.errors import Reason, RemoteError
 from protocol.identity import MessageType, Signed
 from protocol.journal import (
+    Action,
+    Entry,
     EpochHeader,
     Gap,
     Link,
@@ -39,7 +41,7 @@ from protocol.journal import (
     decode_entry,
     link,
 )
-from protocol.sealing import SubjectBox, unwrap_content_key
+from protocol.sealing import Place, SubjectBox, unwrap_content_key
 from protocol.topics import Up, parse_up
 
 SAMPLE_BYTES: Final = 256
@@ -189,6 +191,7 @@ class _Run:
         self._epochs: dict[tuple[bytes, bytes], _Epoch] = {}
         self._touched: dict[tuple[bytes, bytes], None] = {}
         self._rows: list[dict[str, Any]] = []
+        self._actions: list[dict[str, Any]] = []
         self._batches: list[dict[str, Any]] = []
         self._gaps: list[dict[str, Any]] = []
         self._returned: list[dict[str, Any]] = []
@@ -360,7 +363,7 @@ class _Run:
             list(link(batch.first, batch.previous, batch.items)),
             epoch.gaps,
         )
-        rows, gaps, unopened = self._facts(epoch, each, batch, box, accepted.fresh)
+        rows, actions, gaps, unopened = self._facts(epoch, each, batch, box, accepted.fresh)
         self._touched[epoch.key] = None
         if not accepted.fresh:
             return
@@ -379,6 +382,7 @@ class _Run:
         for row in (*rows, *gaps):
             row["batch_id"] = number  # its id, once there is one
         self._rows += rows
+        self._actions += actions
         self._gaps += gaps
         self._unopened += unopened
         epoch.gaps += [Gap(row["first"], row["last"], row["digest"], row["reason"]) for row in gaps]
@@ -396,45 +400,59 @@ class _Run:
         batch: Batch,
         box: SubjectBox | None,
         fresh: Sequence[Link],
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-        """Rows for entries, gaps and unopened subjects.
+    ) -> tuple[
+        list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]
+    ]:
+        """Rows for entries, actions, gaps and unopened subjects.
 
         Raises RemoteError(DAMAGED_SUBJECTS) where a subject that the edge has did not come along.
         """
         rows: list[dict[str, Any]] = []
+        actions: list[dict[str, Any]] = []
         gaps: list[dict[str, Any]] = []
         unopened: list[dict[str, Any]] = []
         unreadable: list[dict[str, Any]] = []
         claimed: set[bytes] = set()
+        is_partly_withheld = False
+
+        def subject(row: dict[str, Any], digest: bytes, place: Place) -> tuple[Any, int]:
+            """What a stated subject says, where it can be told, and its state."""
+            claimed.add(digest)
+            sealed = arrived.subjects.get(digest)
+            if sealed is None:
+                if row["seq"] not in batch.withheld:
+                    raise RemoteError(
+                        Reason.DAMAGED_SUBJECTS, f"a subject of entry {row['seq']} is missing"
+                    )
+                return None, s.SUBJECT_WITHHELD
+            credential = _opened(box, row["seq"], sealed, place)
+            if credential is None:
+                unopened.append(_unopened(row, digest, sealed))
+                return None, s.SUBJECT_UNOPENED
+            return credential, s.SUBJECT_OPENED
+
         for each in fresh:
             if isinstance(each.item, Gap):
                 stated = Gap(each.first, each.last, each.digest, each.item.reason)
                 gaps.append(_gap_row(epoch.id, stated))
                 continue
-            row = _entry_row(epoch.id, each.first, each.item)
-            subject = row.pop("subject")
-            if row["problem"] is not None:
-                unreadable.append(row)
-            if subject is not None:
-                claimed.add(subject)
-                sealed = arrived.subjects.get(subject)
-                if sealed is None and each.first not in batch.withheld:
-                    raise RemoteError(
-                        Reason.DAMAGED_SUBJECTS, f"the subject of entry {each.first} is missing"
-                    )
-                credential = _opened(box, each.first, sealed)
-                row["credential"] = credential
-                if sealed is None:
-                    row["subject_state"] = s.SUBJECT_WITHHELD
-                elif credential is None:
-                    row["subject_state"] = s.SUBJECT_UNOPENED
-                    unopened.append(_unopened(row, subject, sealed))
-                else:
-                    row["subject_state"] = s.SUBJECT_OPENED
+            entry, row = _entry_row(epoch.id, each.first, each.item)
             rows.append(row)
-        if unreadable:
-            unopened += _unclaimed(batch, arrived.subjects, claimed, unreadable)
-        return rows, gaps, unopened
+            if entry is None:
+                unreadable.append(row)
+            elif isinstance(entry, Tap | Action):
+                row["credential"], row["subject_state"] = subject(row, entry.subject, Place.CARD)
+            if isinstance(entry, Action):
+                action = _action_row(row, entry)
+                actions.append(action)
+                if entry.about is not None:
+                    about = subject(row, entry.about, Place.ABOUT)
+                    action["about"], action["about_state"] = about
+                    is_partly_withheld |= each.first in batch.withheld
+        if unreadable or is_partly_withheld:
+            there = _there(batch, arrived.subjects)
+            unopened += _unclaimed(there, arrived.subjects, claimed, unreadable)
+        return rows, actions, gaps, unopened
 
     def _give_back(self, epoch: _Epoch, batch: Batch, returned: Sequence[Gap]) -> None:
         """Entries have come that a gap had stated as lost: it shrinks to what is still missing."""
@@ -494,6 +512,9 @@ class _Run:
                 row["batch_id"] = batch_ids[row["batch_id"]]
                 credential = row.pop("credential", None)
                 row["credential_id"] = None if credential is None else credentials[credential]
+            for row in self._actions:
+                about = row.pop("about")
+                row["about_credential_id"] = None if about is None else credentials[about]
             for row in self._gaps:
                 row["batch_id"] = batch_ids[row["batch_id"]]
         if self._returned:
@@ -505,6 +526,7 @@ class _Run:
             )
         for table, rows in (
             (s.entries, self._rows),
+            (s.actions, self._actions),
             (s.gaps, self._gaps),
             (s.unopened_subjects, self._unopened),
         ):
@@ -548,6 +570,7 @@ class _Run:
 
     def _credential_ids(self) -> dict[Credential, int]:
         wanted = {row["credential"] for row in self._rows if row.get("credential")}
+        wanted |= {row["about"] for row in self._actions if row["about"]}
         ids = self._find_credentials(wanted)
         missing = sorted(wanted - ids.keys(), key=lambda c: (c.scheme, c.issuer, c.value))
         if missing:
@@ -688,16 +711,10 @@ def _unopened(row: Mapping[str, Any], digest: bytes, sealed: bytes) -> dict[str,
     }
 
 
-def _unclaimed(
-    batch: Batch,
-    subjects: Mapping[bytes, bytes],
-    claimed: AbstractSet[bytes],
-    unreadable: Sequence[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """The sealed subjects of entries that a later version wrote: kept until it reads them.
+def _there(batch: Batch, subjects: Mapping[bytes, bytes]) -> list[bytes]:
+    """The digests of the subjects that came along, each of which an entry states.
 
-    Such an entry names its subjects' digests somewhere in its bytes. Raises
-    RemoteError(DAMAGED_SUBJECTS) where fewer came along than the signed batch states.
+    Raises RemoteError(DAMAGED_SUBJECTS) where they are fewer than the signed batch states.
     """
     entries = b"".join(item for item in batch.items if isinstance(item, bytes))
     there = [digest for digest in subjects if digest in entries]
@@ -705,6 +722,19 @@ def _unclaimed(
         raise RemoteError(
             Reason.DAMAGED_SUBJECTS, f"{len(there)} of {batch.subjects} subjects came along"
         )
+    return there
+
+
+def _unclaimed(
+    there: Sequence[bytes],
+    subjects: Mapping[bytes, bytes],
+    claimed: AbstractSet[bytes],
+    unreadable: Sequence[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """The sealed subjects of entries that a later version wrote: kept until it reads them.
+
+    Such an entry names its subjects' digests somewhere in its bytes.
+    """
     kept = []
     for row in unreadable:
         for digest in there:
@@ -714,8 +744,8 @@ def _unclaimed(
     return kept
 
 
-def _entry_row(epoch_id: int, seq: int, raw: bytes) -> dict[str, Any]:
-    """An entry's row; `subject` is the digest of the sealed subject, where it has one."""
+def _entry_row(epoch_id: int, seq: int, raw: bytes) -> tuple[Entry | None, dict[str, Any]]:
+    """An entry, None where it can't be decoded, and its row."""
     row: dict[str, Any] = {
         "epoch_id": epoch_id,
         "seq": seq,
@@ -728,29 +758,40 @@ def _entry_row(epoch_id: int, seq: int, raw: bytes) -> dict[str, Any]:
         "subject_state": s.SUBJECT_NONE,
         "body": raw,
         "problem": None,
-        "subject": None,
     }
     try:
         entry = decode_entry(raw)
     except RemoteError as error:
         row["problem"] = error.detail[:200].replace("\x00", "�")
-        return row
+        return None, row
     row["boottime_ms"] = entry.at.boottime_ms
     row["wall_ms"] = entry.at.wall_ms
     row["trusted"] = entry.at.trusted
     row["kind"] = entry.KIND
-    if isinstance(entry, Tap):
+    if isinstance(entry, Tap | Action):
         row["reader"] = entry.reader
         row["assurance"] = int(entry.assurance)
-        row["subject"] = entry.subject
+    if isinstance(entry, Tap):
         row["body"] = None
-    return row
+    return entry, row
 
 
-def _opened(box: SubjectBox | None, seq: int, sealed: bytes | None) -> Credential | None:
-    if box is None or sealed is None:
+def _action_row(row: Mapping[str, Any], action: Action) -> dict[str, Any]:
+    """Beside its entry's row; `about` becomes `about_credential_id`."""
+    return {
+        "epoch_id": row["epoch_id"],
+        "seq": row["seq"],
+        "what": action.what,
+        "number": action.number,
+        "about": None,
+        "about_state": s.SUBJECT_NONE,
+    }
+
+
+def _opened(box: SubjectBox | None, seq: int, sealed: bytes, place: Place) -> Credential | None:
+    if box is None:
         return None
     try:
-        return box.open(seq, sealed)
+        return box.open(seq, sealed, place)
     except RemoteError:
         return None

@@ -12,6 +12,7 @@ from protocol.batch import Batch, Heartbeat, Hello, Items, Parcel, seal_batch
 from protocol.credential import Assurance, Credential
 from protocol.identity import HubKeys, MessageType, SigningKey, key_id
 from protocol.journal import (
+    Action,
     ClockSample,
     EpochHeader,
     Parent,
@@ -21,7 +22,7 @@ from protocol.journal import (
     chain_start,
     encode_entry,
 )
-from protocol.sealing import SubjectBox, subject_digest, wrap_content_key
+from protocol.sealing import Place, SubjectBox, subject_digest, wrap_content_key
 
 _numbers = itertools.count(1)
 
@@ -63,6 +64,7 @@ class FakeEdge:
         self.entries: list[bytes] = []
         self.digests = [chain_start(self.header_bytes)]
         self.sealed: dict[int, bytes] = {}
+        self.about: dict[int, bytes] = {}
         self.raw(encode_entry(ClockSample(self.header.opened)))
 
     def add_to(self, conn: Connection, status: str = "ACTIVE") -> int:
@@ -92,6 +94,29 @@ class FakeEdge:
         at = Stamp(wall_ms - 1_776_999_999_000, wall_ms, trusted=True)
         return self.raw(encode_entry(Tap(at, "reader", Assurance.UID, subject_digest(sealed))))
 
+    def act(
+        self,
+        what: int,
+        credential: Credential,
+        *,
+        number: int | None = None,
+        about: Credential | None = None,
+        wall_ms: int = 1_777_000_000_000,
+    ) -> int:
+        """An action that the card `credential` authorises."""
+        seq = len(self.entries) + 1
+        sealed = self.sealed[seq] = self.box.seal(seq, credential, secrets.token_bytes(12))
+        digest = None
+        if about is not None:
+            nonce = secrets.token_bytes(12)
+            self.about[seq] = self.box.seal(seq, about, nonce, Place.ABOUT)
+            digest = subject_digest(self.about[seq])
+        at = Stamp(wall_ms - 1_776_999_999_000, wall_ms, trusted=True)
+        subject = subject_digest(sealed)
+        return self.raw(
+            encode_entry(Action(at, "reader", what, number, Assurance.UID, subject, digest))
+        )
+
     def batch(self, first: int = 1, last: int | None = None, items: Items | None = None) -> Batch:
         last = len(self.entries) if last is None else last
         return Batch(
@@ -106,7 +131,8 @@ class FakeEdge:
         return self.sign(batch)
 
     def sign(self, batch: Batch) -> bytes:
-        subjects = [self.sealed[n] for n in range(batch.first, batch.last + 1) if n in self.sealed]
+        span = range(batch.first, batch.last + 1)
+        subjects = [held[n] for held in (self.sealed, self.about) for n in span if n in held]
         return seal_batch(batch, self.key, subjects)
 
     def sign_bytes(self, message: MessageType, payload: bytes) -> bytes:

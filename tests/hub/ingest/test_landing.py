@@ -14,9 +14,10 @@ from hub.keys import Keyring
 from hub.store import schema as s
 from hub.store.state import begin_generation
 from protocol.batch import Parcel, seal_batch
+from protocol.credential import member_credential
 from protocol.errors import Reason
 from protocol.identity import HubKeys, MessageType, OpeningKey, SigningKey
-from protocol.journal import Gap
+from protocol.journal import Act, Action, Gap, decode_entry, encode_entry
 from protocol.topics import Up
 from tests.fakes.edge import FakeEdge, uid
 
@@ -285,7 +286,7 @@ def test_entries_of_a_later_version_keep_their_subjects_or_are_not_receipted(
 ) -> None:
     seq = len(edge.entries) + 1
     sealed = [edge.box.seal(seq, uid(number), bytes([number] * 12)) for number in (1, 2)]
-    edge.raw(cbor2.dumps([2, 1, NOW, True, 4, *[sha256(each).digest() for each in sealed]]))
+    edge.raw(cbor2.dumps([9, 1, NOW, True, 4, *[sha256(each).digest() for each in sealed]]))
     whole = seal_batch(edge.batch(), edge.key, sealed)
     parcel = Parcel.decode(whole)
     for fewer in (parcel.subjects[:1], (), (parcel.subjects[0], b"other")):
@@ -337,6 +338,144 @@ def test_a_subject_that_cannot_be_opened_is_kept_as_it_came(hub: Hub, edge: Fake
         state = conn.scalar(select(s.entries.c.subject_state).where(s.entries.c.seq == 2))
     assert bytes(row.sealed) == foreign
     assert state == s.SUBJECT_UNOPENED
+
+
+def acts(hub: Hub) -> list[tuple[object, ...]]:
+    """(seq, what, number, authorising value, state, about's scheme and value, state) of each."""
+    a, e = s.actions.c, s.entries.c
+    card, about = s.credentials.alias("card"), s.credentials.alias("about")
+    with hub.engine.begin() as conn:
+        rows = conn.execute(
+            select(
+                *(a.seq, a.what, a.number, card.c.value, e.subject_state),
+                *(about.c.scheme, about.c.value, a.about_state),
+            )
+            .select_from(s.actions)
+            .join(s.entries, (e.epoch_id == a.epoch_id) & (e.seq == a.seq))
+            .outerjoin(card, card.c.id == e.credential_id)
+            .outerjoin(about, about.c.id == a.about_credential_id)
+            .order_by(a.seq)
+        )
+        return [tuple(row) for row in rows]
+
+
+MEMBER = member_credential("党员-7")
+
+
+def test_an_action_is_an_entry_and_says_who_spoke_of_whom(hub: Hub, edge: FakeEdge) -> None:
+    edge.tap(uid(1))
+    edge.act(Act.WITNESSED, uid(2), about=MEMBER)
+    edge.act(Act.HEAD_COUNT, uid(2), number=23)
+    edge.act(Act.CLOSED, uid(1))
+    landed = hub.land((edge.topic(), edge.payload()))
+    assert landed.receipts[0].through == 5
+    assert not landed.rejected
+    opened, none = s.SUBJECT_OPENED, s.SUBJECT_NONE
+    assert acts(hub) == [
+        (3, Act.WITNESSED, None, uid(2).value, opened, "member", "党员-7", opened),
+        (4, Act.HEAD_COUNT, 23, uid(2).value, opened, None, None, none),
+        (5, Act.CLOSED, None, uid(1).value, opened, None, None, none),
+    ]
+    with hub.engine.begin() as conn:
+        rows = conn.execute(select(s.entries).order_by(s.entries.c.seq)).all()
+    assert [row.kind for row in rows] == [3, 1, 2, 2, 2]
+    assert [bytes(row.body) for row in rows[2:]] == edge.entries[2:]
+    assert {row.reader for row in rows[2:]} == {"reader"}
+    assert {row.wall_ms for row in rows[2:]} == {NOW}
+    again = hub.land((edge.topic(), edge.payload()), (edge.topic(), edge.payload(3, 4)))
+    assert again.receipts == landed.receipts
+    assert (hub.count(s.actions), hub.count(s.entries)) == (3, 5)
+
+
+def test_an_act_that_is_not_known_here_is_kept_with_all_that_it_says(
+    hub: Hub, edge: FakeEdge
+) -> None:
+    edge.act(77, uid(1), number=(1 << 63) - 1, about=uid(2))
+    edge.act(78, uid(1))
+    landed = hub.land((edge.topic(), edge.payload()))
+    assert not landed.rejected
+    opened = s.SUBJECT_OPENED
+    assert acts(hub) == [
+        (2, 77, (1 << 63) - 1, uid(1).value, opened, "uid", uid(2).value, opened),
+        (3, 78, None, uid(1).value, opened, None, None, s.SUBJECT_NONE),
+    ]
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        ["r", 1, 5, 0, bytes(32), None],
+        ["r", 4, None, 0, bytes(32), None],
+        ["r", 3, 100_001, 0, bytes(32), None],
+        ["r", 1, None, 0, bytes(32)],
+        ["r", 40_000, None, 0, bytes(32), None],
+    ],
+)
+def test_an_action_that_cannot_be_is_a_broken_entry_and_no_action(
+    hub: Hub, edge: FakeEdge, tail: list[object]
+) -> None:
+    edge.raw(cbor2.dumps([2, 1, NOW, True, *tail]))
+    edge.act(Act.OPENED, uid(1))
+    landed = hub.land((edge.topic(), edge.payload()))
+    assert landed.receipts[0].through == 3
+    assert landed.rejected == {Reason.BROKEN_ENTRY: 1}
+    assert [row[0] for row in acts(hub)] == [3]
+
+
+def test_a_subject_of_an_action_lost_on_the_way_is_no_receipt(hub: Hub, edge: FakeEdge) -> None:
+    seq = edge.act(Act.WITNESSED, uid(1), about=MEMBER)
+    for batch in (edge.batch(), replace(edge.batch(), withheld=(seq,))):
+        whole = Parcel.decode(edge.sign(batch))
+        for fewer in (whole.subjects[:1], whole.subjects[1:], ()):
+            landed = hub.land((edge.topic(), Parcel(whole.signed, fewer).encode()))
+            assert landed.rejected == {Reason.DAMAGED_SUBJECTS: 1}
+            assert not landed.receipts
+    assert hub.count(s.entries) == hub.count(s.actions) == 0
+
+
+@pytest.mark.parametrize("rotten", ["sealed", "about", "both"])
+def test_a_subject_of_an_action_that_the_edge_withholds_is_missing_and_the_other_is_not(
+    hub: Hub, edge: FakeEdge, rotten: str
+) -> None:
+    seq = edge.act(Act.WITNESSED, uid(1), about=MEMBER)
+    if rotten != "about":
+        del edge.sealed[seq]
+    if rotten != "sealed":
+        del edge.about[seq]
+    landed = hub.land((edge.topic(), edge.sign(replace(edge.batch(), withheld=(seq,)))))
+    assert landed.receipts[0].through == seq
+    [(*_, card, card_state, _, about, about_state)] = acts(hub)
+    withheld, opened = (None, s.SUBJECT_WITHHELD), s.SUBJECT_OPENED
+    assert (card, card_state) == ((uid(1).value, opened) if rotten == "about" else withheld)
+    assert (about, about_state) == (("党员-7", opened) if rotten == "sealed" else withheld)
+
+
+def test_card_and_member_that_changed_places_are_kept_and_open_as_neither(
+    hub: Hub, edge: FakeEdge
+) -> None:
+    seq = edge.act(Act.WITNESSED, uid(1), about=MEMBER)
+    said = decode_entry(edge.entries.pop())
+    edge.digests.pop()
+    assert isinstance(said, Action)
+    assert said.about is not None
+    edge.raw(encode_entry(replace(said, subject=said.about, about=said.subject)))
+    landed = hub.land((edge.topic(), edge.payload()))
+    assert landed.receipts[0].through == seq
+    assert acts(hub) == [(2, Act.WITNESSED, None, None, s.SUBJECT_UNOPENED, None, None, 3)]
+    with hub.engine.begin() as conn:
+        kept = conn.execute(select(s.unopened_subjects)).all()
+    assert {bytes(row.sealed) for row in kept} == {edge.sealed[seq], edge.about[seq]}
+    assert {bytes(row.digest) for row in kept} == {said.subject, said.about}
+    assert hub.count(s.credentials) == 0
+
+
+def test_the_same_card_as_authoriser_and_as_tap_is_one_credential(hub: Hub, edge: FakeEdge) -> None:
+    edge.tap(uid(1))
+    edge.act(Act.OPENED, uid(1))
+    edge.act(Act.WITNESSED, uid(1), about=MEMBER)
+    edge.act(Act.WITNESSED, uid(2), about=MEMBER)
+    hub.land((edge.topic(), edge.payload()))
+    assert hub.count(s.credentials) == 3
 
 
 def test_another_history_of_one_epoch_is_a_conflict(hub: Hub, edge: FakeEdge) -> None:
