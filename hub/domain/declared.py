@@ -10,11 +10,11 @@ Nobody is called absent here.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Final
 
 from hub.domain.attendance import CheckIn, Meeting, TapKey, verdict
 from hub.domain.terms import DeclarationKind, Verdict
+from protocol.journal import Act
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +31,6 @@ class Declaration:
     """A head-count."""
     key: TapKey | None = None
     """The entry that a TAP_ASSIGNED speaks of."""
-
-
-class Act(IntEnum):
-    """What was done at a reader, by the numbers of the wire."""
-
-    OPENED = 1
-    CLOSED = 2
-    HEAD_COUNT = 3
-    WITNESSED = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ Reads only. The rule itself is `hub.domain.attendance.expected`.
 from collections import defaultdict
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, case, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, and_, case, or_, select
 
 from hub.domain.attendance import expected_body
 from hub.domain.terms import MeetingKind
 from hub.store import schema as s
 
 
-def holds(table: Table, at_ms: ColumnElement[int] | int) -> ColumnElement[bool]:
+def holds(table: FromClause, at_ms: ColumnElement[int] | int) -> ColumnElement[bool]:
     """The condition that a row of a dated table is valid at a moment."""
     return and_(
         table.c.valid_from_ms <= at_ms,

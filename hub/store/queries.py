@@ -424,7 +424,7 @@ def member_attendance(
             else Verdict(row.verdict),
             row.at_ms,
             row.taps or 0,
-            _evidence(row.verdict, row.stated),
+            evidence_of(row.verdict, row.stated),
         )
         for row in rows
     )
@@ -482,7 +482,7 @@ def _is_named(table: Table, name: str) -> ColumnElement[bool]:
     return or_(table.c.code == name, table.c.public_id == public_id)
 
 
-def _evidence(verdict: str | None, stated: str | None) -> Evidence | None:
+def evidence_of(verdict: str | None, stated: str | None) -> Evidence | None:
     """By what an attendance is shown: its verdict, and the kind of the declaration that decides."""
     if verdict is None:
         return None
@@ -603,7 +603,7 @@ def _people(
             verdict,
             None if seen is None else seen.at_ms,
             0 if seen is None else seen.taps,
-            None if seen is None else _evidence(seen.verdict, seen.stated),
+            None if seen is None else evidence_of(seen.verdict, seen.stated),
         )
         is_guest = verdict is Verdict.GUEST
         order = (is_guest, row.at_ms or 0 if is_guest else 0, person.code)

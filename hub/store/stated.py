@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import ColumnElement, Connection, Table, and_, exists, not_, or_, select
 
 from hub.domain.attendance import TapKey
-from hub.domain.declared import Act, ActionTaken, Declaration, Stated, fold
+from hub.domain.declared import ActionTaken, Declaration, Stated, fold
 from hub.domain.terms import Body, DeclarationKind, Office, Outcome
 from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.expected import holds
 from protocol.credential import MEMBER_SCHEME
+from protocol.journal import Act
 
 
 def organisations_of(conn: Connection, meeting_ids: Iterable[int]) -> dict[int, list[int]]:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, insert, select, update
 
 from hub.domain.attendance import MINUTE_MS
 from hub.store import schema as s
-from protocol.journal import KIND_CLOCK, KIND_TAP
+from protocol.journal import KIND_ACTION, KIND_CLOCK, KIND_TAP, Act
 
 START = 1_777_000_000_000 // MINUTE_MS * MINUTE_MS
 """Some whole minute in 2026, in ms."""
@@ -33,6 +33,11 @@ class Entry:
     wall_ms: int
     trusted: bool
     credential_id: int | None = None
+    act: Act | None = None
+    """What was done at the reader with that card, if it is no tap."""
+    number: int | None = None
+    about: int | None = None
+    """Credential of the member that the act speaks of."""
 
 
 @dataclass
@@ -171,6 +176,42 @@ class World:
             )
         return meeting
 
+    def declare(
+        self,
+        meeting: str,
+        kind: str,
+        member: str | None = None,
+        *,
+        about: int | None = None,
+        at: float = 0,
+        **more: Any,
+    ) -> int:
+        """Somebody states something of a meeting; gives the declaration's id."""
+        return self.add(
+            s.declarations,
+            public_id=s.new_public_id(),
+            meeting_id=self.ids[meeting],
+            member_id=None if member is None else self.ids[member],
+            kind=kind,
+            about_id=about,
+            author="某人",
+            made_ms=minutes(at),
+            **more,
+        )
+
+    def office(self, member: str, organisation: str, office: str = "SECRETARY") -> None:
+        self.add(
+            s.offices,
+            member_id=self.ids[member],
+            organisation_id=self.ids[organisation],
+            office=office,
+            valid_from_ms=LONG_AGO,
+        )
+
+    def names(self, member: str) -> int:
+        """The credential by which an act at a reader names a member."""
+        return self.add(s.credentials, scheme="member", issuer="", value=member)
+
     def epoch(
         self,
         name: str,
@@ -223,7 +264,11 @@ class World:
                 insert(s.entries).values(
                     epoch_id=epoch_id,
                     seq=seq,
-                    kind=KIND_CLOCK if entry.credential_id is None else KIND_TAP,
+                    kind=KIND_CLOCK
+                    if entry.credential_id is None
+                    else KIND_TAP
+                    if entry.act is None
+                    else KIND_ACTION,
                     boottime_ms=entry.boottime_ms,
                     wall_ms=entry.wall_ms,
                     trusted=entry.trusted,
@@ -234,6 +279,17 @@ class World:
                     batch_id=batch,
                 )
             )
+            if entry.act is not None:
+                self.conn.execute(
+                    insert(s.actions).values(
+                        epoch_id=epoch_id,
+                        seq=seq,
+                        what=entry.act,
+                        number=entry.number,
+                        about_credential_id=entry.about,
+                        about_state=0 if entry.about is None else 1,
+                    )
+                )
         held |= set(range(first, last + 1))
         through = 0
         while through + 1 in held:

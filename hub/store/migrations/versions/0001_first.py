@@ -359,7 +359,7 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.Column("readers", sa.Text(), nullable=False),
         sa.Column("signed", sa.LargeBinary(), nullable=False),
         sa.Column("received_ms", sa.BigInteger(), nullable=False),
-        sa.Column("derived", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("derived", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.CheckConstraint("length(epoch) = 16", name=op.f("ck_heartbeats_epoch")),
         sa.ForeignKeyConstraint(
             ["device_id"], ["devices.id"], name=op.f("fk_heartbeats_device_id")
@@ -399,7 +399,7 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.Column("member_id", KEY, nullable=False),
         sa.Column("organisation_id", KEY, nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
-        sa.Column("votes", sa.Boolean(), server_default=sa.text("1"), nullable=False),
+        sa.Column("votes", sa.Boolean(), server_default=sa.true(), nullable=False),
         sa.Column("valid_from_ms", sa.BigInteger(), nullable=False),
         sa.Column("valid_to_ms", sa.BigInteger(), nullable=True),
         sa.CheckConstraint("body IN ('MEMBER', 'COMMITTEE')", name=op.f("ck_memberships_body")),
@@ -532,7 +532,7 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.Column("signed", sa.LargeBinary(), nullable=False),
         sa.Column("received_ms", sa.BigInteger(), nullable=False),
         sa.Column("transport", sa.Text(), nullable=False),
-        sa.Column("derived", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("derived", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.CheckConstraint("transport IN ('mqtt', 'usb')", name=op.f("ck_batches_transport")),
         sa.ForeignKeyConstraint(["epoch_id"], ["epochs.id"], name=op.f("fk_batches_epoch_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_batches")),
@@ -572,7 +572,7 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.Column("ends_ms", sa.BigInteger(), nullable=False),
         sa.Column("opens_ms", sa.BigInteger(), nullable=False),
         sa.Column("grace_minutes", sa.Integer(), nullable=False),
-        sa.Column("cancelled", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("cancelled", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("chair", sa.Text(), server_default="", nullable=False),
         sa.Column("change", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.CheckConstraint(
