@@ -1,11 +1,11 @@
 """A meeting's page kept up to date: server-sent events, each a fragment of HTML.
 
-All who watch a meeting from the same sub-tree share one look at it, twice a second at the least
-while somebody watches, in a worker thread and a read transaction that ends at once; and one
-rendering, when the meeting's change number has grown, when the clock passes the opening, the
-start, the end of the grace or the end, when somebody joins, and every thirty seconds, since devices
-report how complete their record is without anything changing. A stream ends when its session does,
-when the meeting is out of sight, and when the server begins to stop.
+All who watch a meeting from the same sub-tree and in the same language share one look at it, twice
+a second at the least while somebody watches, in a worker thread and a read transaction that ends at
+once; and one rendering, when the meeting's change number has grown, when the clock passes the
+opening, the start, the end of the grace or the end, when somebody joins, and every thirty seconds,
+since devices report how complete their record is without anything changing. A stream ends when its
+session does, when the meeting is out of sight, and when the server begins to stop.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ from hub.store import queries
 from hub.store.engine import reading
 from hub.web.pages import render
 from hub.web.view import attendance, next_turn_ms
+from hub.web.words import Language, speaking, spoken
 
 POLL_S: Final = 0.5
 REFRESH_MS: Final = 30_000
@@ -48,13 +49,14 @@ class Shown:
 
 
 class Board:
-    """A meeting as one sub-tree sees it, and the sessions that watch it.
+    """A meeting as one sub-tree sees it in one language, and the sessions that watch it.
 
     Belongs to the event loop; only `_look` runs in a worker thread, one at a time.
     """
 
-    def __init__(self, hub: Context, scope: int, public_id: str) -> None:
+    def __init__(self, hub: Context, scope: int, public_id: str, language: Language) -> None:
         self._hub = hub
+        self._language = language
         self._scope = scope
         self._public_id = public_id
         self._lock = asyncio.Lock()
@@ -100,12 +102,13 @@ class Board:
             return None, held
         turn_ms = next_turn_ms(found.meeting, now_ms)
         until_ms = now_ms + REFRESH_MS if turn_ms is None else min(now_ms + REFRESH_MS, turn_ms)
-        html = render("attendance.html", meeting=attendance(found, hub.zone))
+        with speaking(self._language):
+            html = render("attendance.html", meeting=attendance(found, hub.zone))
         return Shown(found.meeting.change, until_ms, html), held
 
 
-Boards = dict[tuple[int, str], Board]
-"""What is watched now, by sub-tree and meeting."""
+Boards = dict[tuple[int, str, Language], Board]
+"""What is watched now, by sub-tree, meeting and language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +142,20 @@ async def watching(request: Request, meeting: UUID) -> AsyncIterator[Watch]:
     boards: Boards = request.app.state.boards
     if sum(board.watchers[found.key] for board in boards.values()) >= STREAMS_A_SESSION:
         raise HTTPException(429)
-    board = boards.setdefault((scope, name), Board(hub, scope, name))
+    which = (scope, name, spoken())
+    board = boards.setdefault(which, Board(hub, *which))
     board.join(found.key)
     try:
         yield Watch(hub, board, found.key)
     finally:
         board.leave(found.key)
         if not board.watchers:
-            boards.pop((scope, name), None)
+            boards.pop(which, None)
 
 
 @router.get("/meetings/{meeting}/live", response_class=EventSourceResponse)
 async def live(watch: Annotated[Watch, Depends(watching)]) -> AsyncIterator[ServerSentEvent]:
-    """`attendance` events with HTML; an `end` event where connecting again is of no use."""
+    """Unnamed events with HTML; an `end` event where connecting again is of no use."""
     board = watch.board
     seen = board.shown
     while not watch.hub.closing.is_set():
@@ -164,7 +168,7 @@ async def live(watch: Annotated[Watch, Depends(watching)]) -> AsyncIterator[Serv
             return
         if board.shown is not seen:
             seen = board.shown
-            yield ServerSentEvent(event="attendance", raw_data=seen.html, retry=RETRY_MS)
+            yield ServerSentEvent(raw_data=seen.html, retry=RETRY_MS)
         try:
             await asyncio.wait_for(watch.hub.closing.wait(), POLL_S)
         except TimeoutError:

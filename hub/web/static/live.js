@@ -1,63 +1,51 @@
-// Keeps one meeting's page up to date. Without it, the page says the same after a reload.
+// Says whether a live part of the page ([data-live]) follows, and marks what is new in it. htmx does
+// the rest: see live-head.html. Without it, the page says the same after a reload.
 "use strict";
 
-(() => {
-  const region = document.getElementById("live");
-  const state = document.getElementById("live-state");
-  const asOf = document.getElementById("as-of");
-  const say = document.getElementById("say");
-
-  const print = document.getElementById("print");
-  print.hidden = false;
-  print.addEventListener("click", () => window.print());
-
+{
   const SLOWEST_MS = 30000;
-  let wait = 2000;
+  const GONE = new Set([401, 403, 404]); // signed out, or out of sight: asking again is of no use
 
-  function tell(name, words) {
-    if (state.dataset.state === name) return;
-    state.dataset.state = name;
-    state.textContent = words;
-    state.hidden = false;
-  }
+  for (const region of document.querySelectorAll("[data-live]")) {
+    const keys = () =>
+      new Set(Array.from(region.querySelectorAll("[data-key]"), (row) => row.dataset.key));
+    let before = new Set();
+    let wait = 2000;
+    let isOver = false;
 
-  function keys() {
-    return new Set(Array.from(region.querySelectorAll("[data-key]"), (row) => row.dataset.key));
-  }
+    // The words are the page's own, in its language: data-on, data-off, data-end.
+    const tell = (name) => {
+      const state = region.querySelector(".live-state");
+      if (isOver || !state || state.dataset.state === name) return;
+      isOver = name === "end";
+      state.dataset.state = name;
+      state.textContent = region.dataset[name];
+      state.hidden = false;
+    };
 
-  function show(html) {
-    const before = keys();
-    const said = document.getElementById("attendance").dataset.summary;
-    region.innerHTML = html;
-    const now = document.getElementById("attendance");
-    asOf.textContent = now.dataset.asOf;
-    for (const row of region.querySelectorAll("[data-key]")) {
-      if (!before.has(row.dataset.key)) row.classList.add("fresh");
-    }
-    // Read aloud the figures, not the table.
-    if (now.dataset.summary !== said) say.textContent = now.dataset.summary;
-  }
+    // The extension comes back to a stream that broke off, but not to one that never began.
+    const again = (status) => {
+      tell(GONE.has(status) ? "end" : "off");
+      if (isOver) return;
+      setTimeout(() => region.dispatchEvent(new Event("again")), wait);
+      wait = Math.min(2 * wait, SLOWEST_MS);
+    };
+    region.addEventListener("htmx:response:error", (event) => again(event.detail.ctx.response.status));
+    region.addEventListener("htmx:error", () => again());
 
-  function connect() {
-    const source = new EventSource(region.dataset.stream);
-    source.addEventListener("attendance", (event) => {
+    region.addEventListener("htmx:sse:before:connection", (event) => {
+      if (isOver) event.preventDefault();
+      else if (event.detail.connection.attempt > 0) tell("off");
+    });
+    region.addEventListener("htmx:sse:error", (event) => tell(GONE.has(event.detail.status) ? "end" : "off"));
+    region.addEventListener("htmx:sse:before:message", () => { before = keys(); });
+    region.addEventListener("htmx:sse:after:message", (event) => {
+      if (event.detail.message.event) return tell("end");
       wait = 2000;
-      tell("on", "实时更新中");
-      show(event.data);
-    });
-    source.addEventListener("end", () => {
-      source.close();
-      tell("end", "已停止更新，请刷新页面");
-    });
-    source.addEventListener("error", () => {
-      tell("off", "连接已断开，正在重连");
-      // The browser connects again by itself, but not after an answer such as 503.
-      if (source.readyState === EventSource.CLOSED) {
-        setTimeout(connect, wait);
-        wait = Math.min(2 * wait, SLOWEST_MS);
+      tell("on");
+      for (const row of region.querySelectorAll("[data-key]")) {
+        row.classList.toggle("fresh", !before.has(row.dataset.key));
       }
     });
   }
-
-  if ("EventSource" in window) connect();
-})();
+}
