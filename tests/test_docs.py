@@ -303,6 +303,13 @@ def test_every_term_stands_in_the_glossary_with_its_chinese() -> None:
         terms.Outcome,
         terms.CardStatus,
         terms.DeviceStatus,
+        terms.Office,
+        terms.Quorum,
+        terms.QuorumRule,
+        terms.DeclarationKind,
+        terms.LeaveReason,
+        terms.Evidence,
+        terms.Role,
     ):
         for term in kind:
             (row,) = [
