@@ -1,0 +1,76 @@
+"""The API as it describes itself, asked all that its description allows, and what it doesn't.
+
+Nothing may answer with a 500, with a status that is not described, or with a body that breaks its
+schema; with a valid token of each role, over the network. `--max-examples` bounds the time.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from hub.auth.tokens import new_token
+from hub.devices import enrol
+from hub.domain.terms import Role
+from hub.keys import Keyring
+from tests.hub.site import Site, serving
+from tests.hub.world import minutes, public_id
+
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,ignored_auth,"
+    "response_headers_conformance,response_schema_conformance,unsupported_method"
+)
+EXAMPLES = 12
+THINGS = {"meeting": "会", "member": "李", "organisation": "甲", "venue": "礼堂", "device": "一号"}
+"""What the path's parameters of these names are given, besides what is made up."""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_nothing_breaks_its_description(engine: Engine, tmp_path: Path, role: Role) -> None:
+    keyring = Keyring.make(tmp_path)
+
+    def answer(sign_key: bytes, seal_key: bytes, proof: bytes) -> bytes:
+        keys = sign_key, seal_key
+        return enrol(engine, keyring, "mqtt://localhost", keys, proof, minutes(0))
+
+    site = Site(engine, enrol=answer)
+    site.tap("李", minutes(-10))
+    with engine.begin() as conn:
+        token = new_token(
+            conn,
+            "schemathesis",
+            "甲",
+            minutes(-1000),
+            role=role,
+            member_id=site.ids["李"] if role is Role.MEMBER else None,
+        )
+    # What exists: otherwise nearly every answer would be 404.
+    (tmp_path / "schemathesis.toml").write_text(
+        "[parameters]\n"
+        + "".join(f'"path.{kind}" = "{public_id(name)}"\n' for kind, name in THINGS.items())
+    )
+    with serving(site.app) as (url, _):
+        said = subprocess.run(
+            [
+                Path(sys.executable).with_name("schemathesis"),
+                "run",
+                f"{url}/api/v1/openapi.json",
+                f"--header=Authorization: Bearer {token}",
+                f"--checks={CHECKS}",
+                f"--max-examples={EXAMPLES}",
+                "--phases=examples,coverage,fuzzing",
+                "--generation-database=none",
+                "--seed=1",
+                "--continue-on-failure",
+                "--no-color",
+            ],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+        )
+    assert said.returncode == 0, said.stdout[-20_000:] + said.stderr[-2000:]
