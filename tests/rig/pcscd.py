@@ -13,16 +13,21 @@ import shutil
 import socket
 import subprocess
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from tests.rig.processes import Child, MissingProgramError, find_program, free_port, wait_for
+from tests.rig.processes import (
+    Child,
+    MissingProgramError,
+    Server,
+    find_program,
+    free_port,
+    wait_for,
+)
 
 # pcscd has room for 16 readers, and each vpcd entry opens two.
 _MOST_SLOTS = 8
 
 
-class Pcscd:
+class Pcscd(Server):
     """pcscd in directory `directory` with `slots` reader entries.
 
     Each entry has its own copy of the driver (entries that share one library answer for each other)
@@ -40,7 +45,6 @@ class Pcscd:
         self.log = directory / "pcscd.log"
         self.ports = tuple(free_port(2) for _ in range(slots))
         self.reader_names = tuple(f"Rig {index} 00 00" for index in range(slots))
-        self._child: Child | None = None
         driver = _driver()
         self._no_drivers = directory / "no-usb-drivers"
         self._no_drivers.mkdir(parents=True, exist_ok=True)
@@ -62,21 +66,7 @@ class Pcscd:
         """What a PC/SC client needs in its environment (read once per process by libpcsclite)."""
         return {"PCSCLITE_CSOCK_NAME": str(self.socket_path)}
 
-    @property
-    def child(self) -> Child:
-        """The running daemon."""
-        if self._child is None:
-            raise RuntimeError("pcscd is not started")
-        return self._child
-
-    @property
-    def running(self) -> bool:
-        return self._child is not None and self._child.running
-
-    def start(self) -> Self:
-        """Starts it; returns when the daemon listens for cards on every slot."""
-        if self.running:
-            return self
+    def _launch(self) -> Child:
         program = find_program("pcscd", "pcscd")
         with contextlib.suppress(PermissionError):
             Path("/run/pcscd").mkdir(mode=0o755, exist_ok=True)
@@ -91,33 +81,24 @@ class Pcscd:
             listener.bind(str(self.socket_path))
             self.socket_path.chmod(0o666)
             listener.listen(16)
-            self._child = Child(
+            return Child(
                 ["/bin/sh", "-c", script, "pcscd", program, *options],
                 log=self.log,
                 env={"LISTEN_FDS": "1", "PCSCLITE_HP_DROPDIR": str(self._no_drivers)},
                 stdin=listener.fileno(),
             )
-        try:
-            self._child.wait_until(
-                lambda: all(_listens(port) for port in self.ports), "listening virtual readers"
-            )
-        except BaseException:
-            self._child.kill()
-            raise
-        return self
+
+    def _is_ready(self) -> bool:
+        """Whether it listens for cards on every slot."""
+        return all(_listens(port) for port in self.ports)
 
     def stop(self) -> None:
-        """Ends it in good order; its socket file goes, as with a stopped service."""
-        if self._child is not None:
-            self._child.stop()
-            self._child = None
-        self.socket_path.unlink(missing_ok=True)
+        """Ends it in good order; its socket file goes, as with a stopped service.
 
-    def kill(self) -> None:
-        """SIGKILL. The socket file stays behind, and nobody listens on it."""
-        if self._child is not None:
-            self._child.kill()
-            self._child = None
+        A kill leaves the file behind, and nobody listens on it.
+        """
+        super().stop()
+        self.socket_path.unlink(missing_ok=True)
 
     def restart(self) -> None:
         """A new daemon on the same socket path and the same ports."""
@@ -127,17 +108,6 @@ class Pcscd:
             lambda: not any(_listens(port) for port in self.ports), "free virtual reader ports"
         )
         self.start()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 def _driver() -> Path:

@@ -12,49 +12,54 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 import psycopg
 
-from tests.rig.processes import Child, MissingProgramError, NotReadyError, find_program, free_port
+from tests.rig.processes import (
+    Child,
+    MissingProgramError,
+    NotReadyError,
+    Server,
+    find_program,
+    free_port,
+)
 
 HUB_ROLE: Final = "shuaka"
 _ADMIN: Final = "postgres"
 
 
-class Postgres:
+class Postgres(Server):
     """PostgreSQL on 127.0.0.1:`port`.
 
-    `fsync=False` is for tests that do not ask about power cuts.
+    `fsync=False` is for tests that do not ask about power cuts. A stop is a fast shutdown: sessions
+    are ended, data is synced.
     """
+
+    ready_s: ClassVar[float] = 30
+    stop_s: ClassVar[float] = 30
+    stop_signal: ClassVar[signal.Signals] = signal.SIGINT
 
     def __init__(self, directory: Path, *, fsync: bool = True) -> None:
         self.directory = directory
         self.log = directory / "postgres.log"
         self.port = free_port()
         self._fsync = fsync
-        self._child: Child | None = None
         self._data: Path | None = None
         self._user = "postgres" if os.geteuid() == 0 else None
         directory.mkdir(parents=True, exist_ok=True)
 
-    @property
-    def child(self) -> Child:
-        """The running server."""
-        if self._child is None:
-            raise RuntimeError("PostgreSQL is not started")
-        return self._child
-
-    @property
-    def running(self) -> bool:
-        return self._child is not None and self._child.running
-
     def start(self) -> Self:
         """Starts it, the first time with a fresh cluster; returns when it answers a query."""
-        if self.running:
-            return self
-        fresh = self._data is None
+        is_fresh = self._data is None
+        super().start()
+        if is_fresh:
+            self._run(
+                f"CREATE ROLE {HUB_ROLE} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS"
+            )
+        return self
+
+    def _launch(self) -> Child:
         if self._data is None:
             self._data = self._create_cluster()
         switch = "on" if self._fsync else "off"
@@ -70,23 +75,20 @@ class Postgres:
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # An immediate shutdown, should we die: SIGKILL would leave its processes to find out alone.
-        self._child = Child(
+        return Child(
             [_binaries() / "postgres", "-D", self._data, *options],
             log=self.log,
             cwd=self._data,
             user=self._user,
             death_signal="QUIT",
         )
+
+    def _is_ready(self) -> bool:
         try:
-            self._child.wait_until(self._answers, f"PostgreSQL on port {self.port}", timeout_s=30)
-        except BaseException:
-            self._child.kill()
-            raise
-        if fresh:
-            self._run(
-                f"CREATE ROLE {HUB_ROLE} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS"
-            )
-        return self
+            self._run("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def create_database(self) -> str:
         """A fresh, empty database owned by the plain role, as a SQLAlchemy URL."""
@@ -97,12 +99,6 @@ class Postgres:
     def drop_database(self, url: str) -> None:
         """Removes a database that `create_database` gave, whoever is still connected."""
         self._run(f'DROP DATABASE IF EXISTS "{url.rpartition("/")[2]}" WITH (FORCE)')
-
-    def stop(self) -> None:
-        """A fast shutdown: sessions are ended, data is synced."""
-        if self._child is not None:
-            self._child.stop(timeout_s=30, number=signal.SIGINT)
-            self._child = None
 
     def kill(self) -> None:
         """SIGKILL to the server and every session process."""
@@ -118,28 +114,12 @@ class Postgres:
         self._child.kill()
         self._child = None
 
-    def restart(self) -> None:
-        """The same data on the same port."""
-        self.stop()
-        self.start()
-
     def close(self) -> None:
         """Stops it and removes its data."""
         self.stop()
         if self._data is not None:
             shutil.rmtree(self._data, ignore_errors=True)
             self._data = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _create_cluster(self) -> Path:
         data = Path(tempfile.mkdtemp(prefix="shuaka-pg-"))
@@ -163,13 +143,6 @@ class Postgres:
             shutil.rmtree(data, ignore_errors=True)
             raise NotReadyError(f"initdb failed:\n{done.stdout}{done.stderr}")
         return data
-
-    def _answers(self) -> bool:
-        try:
-            self._run("SELECT 1")
-        except psycopg.OperationalError:
-            return False
-        return True
 
     def _run(self, statement: str) -> None:
         with psycopg.connect(

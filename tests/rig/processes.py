@@ -14,8 +14,10 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar, Self
 
 _SYSTEM_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin")
 
@@ -127,6 +129,76 @@ class Child:
 
     def _report(self, what: str) -> str:
         return f"{' '.join(self.argv)}: {what}; its log {self.log} ends:\n{self.log_tail()}"
+
+
+class Server(ABC):
+    """A server of the rig: a child that can be started, ended in two ways, and started again."""
+
+    directory: Path
+    log: Path
+    ready_s: ClassVar[float] = 10
+    stop_s: ClassVar[float] = 10
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    _child: Child | None = None
+
+    @abstractmethod
+    def _launch(self) -> Child:
+        """The child, just started."""
+
+    @abstractmethod
+    def _is_ready(self) -> bool:
+        """Whether it can be used by now."""
+
+    @property
+    def child(self) -> Child:
+        """The running server."""
+        if self._child is None:
+            raise RuntimeError(f"{type(self).__name__} is not started")
+        return self._child
+
+    @property
+    def running(self) -> bool:
+        return self._child is not None and self._child.running
+
+    def start(self) -> Self:
+        """Starts it; returns when it can be used. Does nothing where it runs."""
+        if self.running:
+            return self
+        child = self._launch()
+        try:
+            child.wait_until(self._is_ready, f"{type(self).__name__} that is ready", self.ready_s)
+        except BaseException:
+            child.kill()
+            raise
+        self._child = child
+        return self
+
+    def stop(self) -> None:
+        """Ends it in good order."""
+        if self._child is not None:
+            self._child.stop(self.stop_s, self.stop_signal)
+            self._child = None
+
+    def kill(self) -> None:
+        """SIGKILL to all of it."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    def restart(self) -> None:
+        """Stops it and starts it, in the same place."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Ends it for good."""
+        self.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def wait_for(ready: Callable[[], bool], what: str, timeout_s: float = 10) -> None:
