@@ -34,3 +34,7 @@ class Words(str):
         words.template = template
         words.values = MappingProxyType(values)
         return words
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        """Itself: nothing of it can be changed."""
+        return self
