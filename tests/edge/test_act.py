@@ -387,7 +387,11 @@ def first_line(process: subprocess.Popen[str]) -> str:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=20)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    # not `communicate`, which passes over what `readline` has read ahead
+    with process:
+        out, err = process.stdout.read(), process.stderr.read()
     assert "Traceback" not in err
     return process.returncode, out, err
 
