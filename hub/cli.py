@@ -36,8 +36,9 @@ from hub.config import CONFIG_VARIABLE, ConfigError, Settings
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.devices import DeviceError, add_device, move_device
 from hub.domain.terms import Role, Term
-from hub.imports.csvfile import MAX_BYTES
-from hub.imports.registers import Register, import_csv
+from hub.imports.plan import import_file
+from hub.imports.rows import MAX_BYTES
+from hub.imports.words import Register
 from hub.keys import FILE_NAME, Keyring, KeysError
 from hub.report import Attendance, Format, render
 from hub.store import queries, schema
@@ -534,15 +535,15 @@ def token_list(config: Config = None) -> None:
 
 
 @app.command("import")
-def import_file(
+def take_in(
     register: Annotated[Register, typer.Argument(help="what the file holds")],
-    file: Annotated[Path, typer.Argument(help="CSV in UTF-8")],
+    file: Annotated[Path, typer.Argument(help="Excel (.xlsx, .xls), or CSV in UTF-8")],
     rename: Annotated[
         bool, typer.Option("--rename", help="members: names that differ are new names")
     ] = False,
     config: Config = None,
 ) -> None:
-    """Take a CSV file in, all of it or nothing; the same file again changes nothing."""
+    """Take an Excel or CSV file in, all of it or nothing; the same file again changes nothing."""
     if rename and register is not Register.MEMBERS:
         raise typer.BadParameter("--rename goes with members: other names are simply taken")
     try:
@@ -551,7 +552,7 @@ def import_file(
     except OSError as error:
         raise NotFoundError(f"{file}: {error.strerror}") from error
     with _Hub.open(config) as hub, hub.engine.connect() as conn, conn.begin() as transaction:
-        report = import_csv(conn, register, data, _now_ms(), renames=rename)
+        report = import_file(conn, register, data, _now_ms(), renames=rename)
         if not report.ok:
             transaction.rollback()
     for problem in report.problems:

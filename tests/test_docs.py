@@ -28,7 +28,7 @@ from hub import cli as hub_cli
 from hub.config import Settings
 from hub.domain import attendance, terms
 from hub.domain.completeness import Obstacle
-from hub.imports.registers import COLUMNS, Register
+from hub.imports.words import COLUMNS, Register
 from hub.store import schema
 from hub.store.engine import migrate, open_engine, reading
 from protocol.errors import Reason

@@ -1,60 +1,44 @@
-"""Importing the registers from CSV.
+"""The rules of each register: what its rows must say, and what they come to.
 
-Promises: a file is taken whole or not at all, and says everything that is wrong with it at once;
-the same file again changes nothing; after an import the derived attendance is what the registers
-now say. What a file does not mention stays as it is, a column that it does not have included:
-nothing is ever removed by an import. A name that differs from the one a member's code has already
-is taken for another person's, and refused, unless it is said that people are renamed.
+Promises: everything wrong with a file is noted at its row and column; a row's key decides what it
+is the same as, so that the same file again changes nothing. What a file does not mention stays as
+it is, a column that it does not have included: nothing is ever removed. A name that differs from
+the one a member's code has already is taken for another person's, and refused, unless it is said
+that people are renamed.
 
-The columns of each kind are in `COLUMNS`. Dates are in the district's time zone; an end given as a
-date counts with its whole day.
+Dates are in the district's time zone; an end given as a date counts with its whole day.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from itertools import pairwise
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Final, assert_never
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
+from sqlalchemy import delete, select
 
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
-from hub.derive import lock, rebuild
 from hub.domain.attendance import MINUTE_MS, Validity
-from hub.domain.terms import Body, CardStatus, MeetingKind, OrgKind
-from hub.imports.csvfile import Columns, Problem, Row, read_csv
+from hub.domain.terms import Body, CardStatus, MeetingKind, Office, OrgKind
+from hub.imports.draft import (
+    OUTSIDE,
+    Dated,
+    Draft,
+    Ids,
+    Kept,
+    Named,
+    bring,
+    completed,
+    differing,
+    once,
+    validity_of,
+)
+from hub.imports.rows import Row
+from hub.imports.words import CARD_FORMATS, VOTES, Register, Votes
 from hub.store import schema as s
-from hub.store.policies import GRACE_MINUTES, OPENS_BEFORE_MINUTES, Policies
+from hub.store.policies import GRACE_MINUTES, OPENS_BEFORE_MINUTES
 from protocol.credential import CardNumberFormat, Credential, InvalidCredentialError, uid_from
 
 MAX_MEETING_MINUTES: Final = 24 * 60
-
-
-class Register(StrEnum):
-    """What a file can hold."""
-
-    ORGANISATIONS = "organisations"
-    MEMBERS = "members"
-    VENUES = "venues"
-    PLACEMENTS = "placements"
-    CARDS = "cards"
-    MEETINGS = "meetings"
-
-
-COLUMNS: Final[Mapping[Register, Columns]] = {
-    Register.ORGANISATIONS: Columns(("code", "name", "kind", "parent")),
-    Register.MEMBERS: Columns(("code", "name", "organisation", "from"), ("body", "to")),
-    Register.VENUES: Columns(("code", "name", "organisation")),
-    Register.PLACEMENTS: Columns(("device", "venue", "from"), ("to",)),
-    Register.CARDS: Columns(("card", "member", "format", "number", "from"), ("to",)),
-    Register.MEETINGS: Columns(
-        ("code", "organisation", "kind", "title", "venue", "start", "end"), ("grace_minutes",)
-    ),
-}
-"""`members`: a row is a membership. `cards`: a row is a number of a card and who holds the card
-from when; a card without a holder leaves `member` and `from` empty."""
 
 _PARENTS: Final[Mapping[OrgKind, frozenset[OrgKind]]] = {
     OrgKind.COMMITTEE: frozenset({OrgKind.COMMITTEE}),
@@ -62,43 +46,19 @@ _PARENTS: Final[Mapping[OrgKind, frozenset[OrgKind]]] = {
     OrgKind.BRANCH: frozenset({OrgKind.COMMITTEE, OrgKind.GENERAL_BRANCH}),
     OrgKind.GROUP: frozenset({OrgKind.BRANCH}),
 }
+_ONE_AT_A_TIME: Final = frozenset({Office.SECRETARY, Office.GROUP_LEADER})
+"""Offices that an organisation has once: whoever left it must not go on to speak for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an import did; with any problem it did nothing, and the three counts are 0."""
-
-    register: Register
-    rows: int
-    added: int
-    changed: int
-    unchanged: int
-    problems: tuple[Problem, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether it was taken."""
-        return not self.problems
-
-
-def import_csv(
-    conn: Connection, register: Register, data: bytes, now_ms: int, *, renames: bool = False
-) -> Report:
-    """Take a file into the registers, or say why not and leave everything as it was.
-
-    `conn` is in a write transaction, which the caller commits; `now_ms` decides only which time
-    zone holds. `renames`: members may get other names. If anything changed that attendance
-    depends on, it is derived anew in the same transaction.
-    """
-    rows, problems = read_csv(data, COLUMNS[register])
-    lock(conn)
-    policies = Policies.load(conn)
-    draft = _Draft(conn, rows, policies, policies.zone(now_ms))
+def draw_up(draft: Draft, register: Register) -> None:
+    """Note in `draft` what its rows come to, and in the rows what is wrong with them."""
     match register:
         case Register.ORGANISATIONS:
             _organisations(draft)
         case Register.MEMBERS:
-            _members(draft, renames=renames)
+            _members(draft)
+        case Register.OFFICES:
+            _offices(draft)
         case Register.VENUES:
             _venues(draft)
         case Register.PLACEMENTS:
@@ -109,184 +69,17 @@ def import_csv(
             _meetings(draft)
         case _:
             assert_never(register)
-    if problems:
-        ordered = sorted(problems, key=lambda each: (each.row or 0, each.column or ""))
-        return Report(register, len(rows), 0, 0, 0, tuple(ordered))
-    draft.write()
-    if draft.touches_attendance:
-        rebuild(conn)
-    return Report(register, len(rows), draft.added, draft.changed, draft.unchanged, ())
 
 
-# --- What a file would change ---------------------------------------------------------------
+# --- Organisations --------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Draft:
-    """The file's rows, and the writes that they come to; nothing is written before `write`."""
-
-    conn: Connection
-    rows: list[Row]
-    policies: Policies
-    zone: ZoneInfo
-    added: int = 0
-    changed: int = 0
-    unchanged: int = 0
-    touches_attendance: bool = False
-    """Whether more changes than names."""
-    writes: list[Callable[[], None]] = field(default_factory=list)
-
-    def later(self, write: Callable[[], None]) -> None:
-        """Do it once the whole file was found to be right, after what was put off before."""
-        self.writes.append(write)
-
-    def write(self) -> None:
-        for each in self.writes:
-            each()
-
-    def known(self, table: Table, column: str = "code") -> dict[str, Any]:
-        """Every row of the table by its code, in one query."""
-        return {getattr(row, column): row for row in self.conn.execute(select(table))}
-
-    def count(self, *, is_new: bool, differs: bool) -> None:
-        if is_new:
-            self.added += 1
-        elif differs:
-            self.changed += 1
-        else:
-            self.unchanged += 1
-
-    def insert(self, table: Table, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            self.conn.execute(insert(table), rows)
-
-    def update(self, table: Table, rows: list[dict[str, Any]]) -> None:
-        """Set each row's columns; every row names the same ones, and `id`."""
-        if not rows:
-            return
-        statement = (
-            update(table)
-            .where(table.c.id == bindparam("to_id"))
-            .values({name: bindparam(f"to_{name}") for name in rows[0] if name != "id"})
-        )
-        self.conn.execute(
-            statement, [{f"to_{name}": value for name, value in row.items()} for row in rows]
-        )
-
-
-def _once(rows: Iterable[tuple[Row, Hashable]], column: str) -> None:
-    """Refuse a key that an earlier row has already."""
-    first: dict[Hashable, int] = {}
-    for row, key in rows:
-        if key in first:
-            row.fail(column, f"与第{first[key]}行重复")
-        else:
-            first[key] = row.number
-
-
-def _reference(row: Row, column: str, known: Mapping[str, Any], what: str) -> Any:
-    code = row.code(column)
-    if code is None:
-        return None
-    if code not in known:
-        row.fail(column, f"没有编号为“{code}”的{what}")
-        return None
-    return known[code]
-
-
-@dataclass(frozen=True, slots=True)
-class _Dated:
-    """A dated row of a register, of the file or of the database: `key` may hold one at a time."""
-
-    key: Hashable
-    validity: Validity
-    value: int | str
-    id: int | None
-    row: Row | None
-
-
-def _dated(
-    draft: _Draft,
-    table: Table,
-    kept: Mapping[tuple[Hashable, int], _Dated],
-    wanted: list[_Dated],
-    values: Callable[[_Dated], dict[str, Any]],
-    clash: str,
-) -> None:
-    """Bring dated rows in: the same key and beginning is the same row, and none may overlap."""
-    merged: dict[tuple[Hashable, int], _Dated] = dict(kept)
-    inserts: list[_Dated] = []
-    updates: list[_Dated] = []
-    seen: dict[tuple[Hashable, int], _Dated] = {}
-    for each in wanted:
-        assert each.row is not None  # noqa: S101
-        identity = (each.key, each.validity.from_ms)
-        twin = seen.get(identity)
-        if twin is not None:
-            assert twin.row is not None  # noqa: S101
-            if (twin.validity, twin.value) != (each.validity, each.value):
-                each.row.fail("from", f"与第{twin.row.number}行自同一时间起，内容却不同")
-            continue
-        seen[identity] = each
-        old = kept.get(identity)
-        merged[identity] = each
-        if old is None:
-            inserts.append(each)
-        elif (old.validity, old.value) != (each.validity, each.value):
-            updates.append(replace(each, id=old.id))
-    by_key: dict[Hashable, list[_Dated]] = defaultdict(list)
-    for each in merged.values():
-        by_key[each.key].append(each)
-    for several in by_key.values():
-        several.sort(key=lambda each: each.validity.from_ms)
-        for earlier, later in pairwise(several):
-            if earlier.validity.overlaps(later.validity):
-                row = later.row or earlier.row
-                if row is not None:
-                    other = earlier if row is later.row else later
-                    row.fail(
-                        "from" if row is later.row else "to",
-                        clash
-                        + ("" if other.row is None else f"（第{other.row.number}行）")
-                        + "：时间重叠，请先填写前一段的结束时间",
-                    )
-    draft.touches_attendance |= bool(inserts or updates)
-    # Only then do people and cards that the file brings have their ids.
-    draft.later(lambda: draft.insert(table, [values(each) for each in inserts]))
-    draft.later(lambda: draft.update(table, [{"id": each.id, **values(each)} for each in updates]))
-
-
-def _with_known_ends(
-    kept: Mapping[tuple[Hashable, int], _Dated], wanted: Iterable[_Dated]
-) -> list[_Dated]:
-    """`wanted`, with the ends that are known where the file has no column for them."""
-    found = []
-    for each in wanted:
-        old = kept.get((each.key, each.validity.from_ms))
-        is_silent = each.row is not None and not each.row.knows("to")
-        found.append(each if old is None or not is_silent else replace(each, validity=old.validity))
-    return found
-
-
-def _validity(draft: _Draft, row: Row) -> Validity | None:
-    from_ms = row.moment_ms("from", draft.zone)
-    to_ms = row.end_ms("to", draft.zone)
-    if from_ms is None:
-        return None
-    if to_ms is not None and to_ms <= from_ms:
-        row.fail("to", "结束时间不晚于开始时间")
-        return None
-    return Validity(from_ms, to_ms)
-
-
-# --- The registers --------------------------------------------------------------------------
-
-
-def _organisations(draft: _Draft) -> None:
+def _organisations(draft: Draft) -> None:
     known = draft.known(s.organisations)
     by_id = {row.id: code for code, row in known.items()}
     kinds = {code: OrgKind(row.kind) for code, row in known.items()}
     parents = {code: by_id.get(row.parent_id) for code, row in known.items()}
+    inside = draft.inside(known, "id")
     taken: dict[str, tuple[Row, str, OrgKind, str | None]] = {}
     asked = []
     for row in draft.rows:
@@ -295,40 +88,31 @@ def _organisations(draft: _Draft) -> None:
         parent = row.code("parent") if row.has("parent") else None
         if code is not None:
             asked.append((row, code))
+            if code in known and code not in inside:
+                row.fail("code", OUTSIDE)
+                continue
         if code is not None and kind is not None:
+            if not draft.is_everything and not _may_be_below(draft, row, code, parent, parents):
+                continue
             kinds[code], parents[code] = kind, parent
             if name is not None:
                 taken.setdefault(code, (row, name, kind, parent))
-    _once(asked, "code")
-    children: dict[str | None, list[str]] = defaultdict(list)
-    for code, parent in parents.items():
-        children[parent].append(code)
-    for code, (row, _, kind, parent) in taken.items():
-        if parent is None:
-            if kind is OrgKind.GROUP:
-                row.fail("parent", "党小组必须属于一个党支部")
-        elif parent not in kinds:
-            row.fail("parent", f"没有编号为“{parent}”的组织")
-        elif _is_in_circle(code, parents):
-            row.fail("parent", "上级绕了一圈又回到自己")
-        elif kinds[parent] not in _PARENTS[kind]:
-            row.fail("parent", f"{kind.zh}的上级不能是{kinds[parent].zh}")
-        for child in children.get(code, ()):
-            if child not in taken and kind not in _PARENTS[kinds[child]]:
-                row.fail("kind", f"其下已有{kinds[child].zh}“{child}”，不能改为{kind.zh}")
+    once(asked, "code")
+    visible = {code for code in kinds if code not in known or code in inside}
+    _check_tree(taken, kinds, parents, visible, draft.top_code)
     inserts, updates = [], []
-    for code, (_, name, kind, parent) in taken.items():
+    for code, (row, name, kind, parent) in taken.items():
         old = known.get(code)
         values = {"code": code, "name": name, "kind": kind.value}
-        differs = old is not None and (old.name, old.kind, by_id.get(old.parent_id)) != (
-            name,
-            kind.value,
-            parent,
-        )
-        draft.count(is_new=old is None, differs=differs)
+        columns = []
+        if old is not None:
+            kept = {"name": old.name, "kind": old.kind, "parent": by_id.get(old.parent_id)}
+            now = {"name": name, "kind": kind.value, "parent": parent}
+            columns = [column for column in kept if kept[column] != now[column]]
+        draft.fate(row, is_new=old is None, columns=columns)
         if old is None:
             inserts.append({**values, "public_id": s.new_public_id()})
-        elif differs:
+        elif columns:
             updates.append({"id": old.id, **values})
     draft.later(lambda: draft.insert(s.organisations, inserts))
     draft.later(lambda: draft.update(s.organisations, updates))
@@ -337,7 +121,47 @@ def _organisations(draft: _Draft) -> None:
     )
 
 
-def _link_parents(draft: _Draft, parents: Mapping[str, str | None]) -> None:
+def _may_be_below(
+    draft: Draft, row: Row, code: str, parent: str | None, parents: Mapping[str, str | None]
+) -> bool:
+    """Whether an organisation stays within the scope, whose topmost one stays where it is."""
+    if code == draft.top_code:
+        if parent == parents[code]:
+            return True
+        row.fail("parent", "您管理的最上级组织，它的上级不能由您更改")
+        return False
+    if parent is None:
+        row.fail("parent", "不能为空：应在您管理的组织之下")
+        return False
+    return True
+
+
+def _check_tree(
+    taken: Mapping[str, tuple[Row, str, OrgKind, str | None]],
+    kinds: Mapping[str, OrgKind],
+    parents: Mapping[str, str | None],
+    visible: set[str],
+    top_code: str | None,
+) -> None:
+    children: dict[str | None, list[str]] = defaultdict(list)
+    for code, parent in parents.items():
+        children[parent].append(code)
+    for code, (row, _, kind, parent) in taken.items():
+        if parent is None:
+            if kind is OrgKind.GROUP:
+                row.fail("parent", "党小组必须属于一个党支部")
+        elif parent not in visible and code != top_code:
+            row.fail("parent", f"没有编号为“{parent}”的组织")
+        elif _is_in_circle(code, parents):
+            row.fail("parent", "上级绕了一圈又回到自己")
+        elif kinds[parent] not in _PARENTS[kind]:
+            row.fail("parent", f"{kind.zh}的上级不能是{kinds[parent].zh}")
+        for child in children.get(code, ()):
+            if child not in taken and kind not in _PARENTS[kinds[child]]:
+                row.fail("kind", f"其下已有{kinds[child].zh}“{child}”，不能改为{kind.zh}")
+
+
+def _link_parents(draft: Draft, parents: Mapping[str, str | None]) -> None:
     # Only now has every organisation of the file its id.
     known = draft.known(s.organisations)
     moved = []
@@ -356,57 +180,63 @@ def _is_in_circle(code: str, parents: Mapping[str, str | None]) -> bool:
     return at == code
 
 
-def _members(draft: _Draft, *, renames: bool) -> None:
-    known, organisations = draft.known(s.members), draft.known(s.organisations)
+# --- Members and their offices --------------------------------------------------------------
+
+
+def _members(draft: Draft) -> None:
+    known = draft.known(s.members)
+    people = draft.people(known)
+    organisations = draft.inside(draft.known(s.organisations), "id")
+    where = Named(organisations, "组织")
     names: dict[str, tuple[Row, str]] = {}
-    wanted: list[_Dated] = []
+    wanted: list[Dated] = []
     for row in draft.rows:
         code, name = row.code("code"), row.text("name")
-        organisation = _reference(row, "organisation", organisations, "组织")
+        organisation = where.of(row, "organisation")
         body = row.term("body", Body, Body.MEMBER)
-        validity = _validity(draft, row)
+        votes = row.word("votes", VOTES) if row.has("votes") else Votes.YES
+        validity = validity_of(draft, row)
+        if code is not None and code in known and code not in people:
+            row.fail("code", OUTSIDE)
+            continue
         if code is not None and name is not None:
-            first, first_name = names.setdefault(code, (row, name))
-            if first_name != name:
-                row.fail("name", f"与第{first.number}行编号相同，姓名却不同")
-            elif not renames and code in known and known[code].name != name:
-                row.fail(
-                    "name",
-                    f"编号“{code}”已是“{known[code].name}”：若是另一个人，请换一个编号；"
-                    "若确实改了姓名，导入时加上 --rename",
-                )
-        if None in {code, organisation, body, validity}:
+            _check_name(draft, row, code, name, names, people)
+        if None in {code, organisation, body, votes, validity}:
             continue
         assert code is not None  # noqa: S101
         assert body is not None  # noqa: S101
         assert validity is not None  # noqa: S101
-        wanted.append(_Dated((code, organisation.id, body), validity, "", None, row))
+        key = (code, organisation.id, body)
+        wanted.append(Dated(key, validity, votes is Votes.YES, None, row))
     codes = {held.id: code for code, held in known.items()}
-    kept: dict[tuple[Hashable, int], _Dated] = {}
+    kept: dict[tuple[Hashable, int], Dated] = {}
     for held in draft.conn.execute(select(s.memberships)):
         key = (codes[held.member_id], held.organisation_id, Body(held.body))
         lasts = Validity(held.valid_from_ms, held.valid_to_ms)
-        kept[key, held.valid_from_ms] = _Dated(key, lasts, "", held.id, None)
-    wanted = _with_known_ends(kept, wanted)
+        kept[key, held.valid_from_ms] = Dated(key, lasts, held.votes, held.id, None)
+    wanted = [completed(kept, each, "votes") for each in wanted]
     renamed = {
         code for code, (_, name) in names.items() if code in known and known[code].name != name
     }
     for each in wanted:
         assert isinstance(each.key, tuple)  # noqa: S101
-        old = kept.get((each.key, each.validity.from_ms))
-        draft.count(
-            is_new=old is None,
-            differs=each.key[0] in renamed or (old is not None and old.validity != each.validity),
+        assert each.row is not None  # noqa: S101
+        old = kept.get(each.identity)
+        name_too = ["name"] if each.key[0] in renamed else []
+        draft.fate(
+            each.row, is_new=old is None, columns=[*name_too, *differing(each, old, "votes")]
         )
-    groups = {row.id for row in organisations.values() if row.kind == OrgKind.GROUP.value}
+    all_known = draft.known(s.organisations).values()
+    groups = {row.id for row in all_known if row.kind == OrgKind.GROUP.value}
     _one_home([*kept.values(), *wanted], groups)
+    new = [code for code in names if code not in known]
+    draft.touched.members.update(new)
     draft.later(
         lambda: draft.insert(
             s.members,
             [
-                {"code": code, "name": name, "public_id": s.new_public_id()}
-                for code, (_, name) in names.items()
-                if code not in known
+                {"code": code, "name": names[code][1], "public_id": s.new_public_id()}
+                for code in new
             ],
         )
     )
@@ -416,32 +246,55 @@ def _members(draft: _Draft, *, renames: bool) -> None:
             [{"id": known[code].id, "name": names[code][1]} for code in sorted(renamed)],
         )
     )
-    ids = _Ids(draft, s.members)
+    ids = Ids(draft, s.members)
 
-    def values(each: _Dated) -> dict[str, Any]:
+    def values(each: Dated) -> dict[str, Any]:
         assert isinstance(each.key, tuple)  # noqa: S101
         member, organisation_id, its_body = each.key
         return {
             "member_id": ids.of(member),
             "organisation_id": organisation_id,
             "body": its_body.value,
+            "votes": each.value,
             "valid_from_ms": each.validity.from_ms,
             "valid_to_ms": each.validity.to_ms,
         }
 
-    _dated(
-        draft,
-        s.memberships,
-        kept,
-        wanted,
-        values,
-        "同一人在同一组织已有记录",
-    )
+    def changed(each: Dated, old: Dated | None) -> None:
+        assert isinstance(each.key, tuple)  # noqa: S101
+        _touch(draft, each.key[1], each, old)
+
+    bring(draft, s.memberships, kept, wanted, values, changed, "同一人在同一组织已有记录")
 
 
-def _one_home(memberships: Iterable[_Dated], groups: set[int]) -> None:
+def _check_name(
+    draft: Draft,
+    row: Row,
+    code: str,
+    name: str,
+    names: dict[str, tuple[Row, str]],
+    people: Mapping[str, Any],
+) -> None:
+    first, first_name = names.setdefault(code, (row, name))
+    if first_name != name:
+        row.fail("name", f"与第{first.number}行编号相同，姓名却不同")
+    elif not draft.renames and code in people and people[code].name != name:
+        row.fail(
+            "name",
+            f"编号“{code}”已是“{people[code].name}”：若是另一个人，请换一个编号；"
+            "若确实改了姓名，请在导入时选择允许改名（命令行加 --rename）",
+        )
+
+
+def _touch(draft: Draft, organisation_id: int, each: Dated, old: Dated | None) -> None:
+    draft.touched.places.append((organisation_id, each.validity))
+    if old is not None:
+        draft.touched.places.append((organisation_id, old.validity))
+
+
+def _one_home(memberships: Iterable[Dated], groups: set[int]) -> None:
     """Refuse that somebody is a member of two organisations at once; a group is part of one."""
-    homes: dict[str, dict[tuple[int, int], _Dated]] = defaultdict(dict)
+    homes: dict[str, dict[tuple[int, int], Dated]] = defaultdict(dict)
     for each in memberships:
         assert isinstance(each.key, tuple)  # noqa: S101
         member, organisation_id, body = each.key
@@ -459,60 +312,142 @@ def _one_home(memberships: Iterable[_Dated], groups: set[int]) -> None:
                 ):
                     row.fail(
                         "organisation",
-                        "同一人同时是两个组织的党员：请先填写前一段的结束时间（委员另填 body）",
+                        "同一人同时是两个组织的党员：请先填写前一段的结束时间（委员另填身份 body）",
                     )
                     break
 
 
-def _venues(draft: _Draft) -> None:
-    known, organisations = draft.known(s.venues), draft.known(s.organisations)
+def _offices(draft: Draft) -> None:
+    members = Named(draft.people(draft.known(s.members)), "党员", by_name=False)
+    where = Named(draft.inside(draft.known(s.organisations), "id"), "组织")
+    wanted: list[Dated] = []
+    for row in draft.rows:
+        member, organisation = members.of(row, "member"), where.of(row, "organisation")
+        office = row.term("office", Office)
+        validity = validity_of(draft, row)
+        if None in {member, organisation, office, validity}:
+            continue
+        assert validity is not None  # noqa: S101
+        key = (member.id, organisation.id, office)
+        wanted.append(Dated(key, validity, "", None, row))
+    kept: dict[tuple[Hashable, int], Dated] = {}
+    for held in draft.conn.execute(select(s.offices)):
+        key = (held.member_id, held.organisation_id, Office(held.office))
+        lasts = Validity(held.valid_from_ms, held.valid_to_ms)
+        kept[key, held.valid_from_ms] = Dated(key, lasts, "", held.id, None)
+    wanted = [completed(kept, each) for each in wanted]
+    _count(draft, kept, wanted)
+    _one_holder([*kept.values(), *wanted])
+
+    def values(each: Dated) -> dict[str, Any]:
+        assert isinstance(each.key, tuple)  # noqa: S101
+        member_id, organisation_id, its_office = each.key
+        return {
+            "member_id": member_id,
+            "organisation_id": organisation_id,
+            "office": its_office.value,
+            "valid_from_ms": each.validity.from_ms,
+            "valid_to_ms": each.validity.to_ms,
+        }
+
+    def changed(each: Dated, old: Dated | None) -> None:
+        assert isinstance(each.key, tuple)  # noqa: S101
+        _touch(draft, each.key[1], each, old)
+
+    bring(draft, s.offices, kept, wanted, values, changed, "同一人在同一组织已有这一职务")
+
+
+def _one_holder(offices: Iterable[Dated]) -> None:
+    """Refuse that two people hold at once what an organisation has once."""
+    held: dict[tuple[int, Office], dict[tuple[Hashable, int], Dated]] = defaultdict(dict)
+    for each in offices:
+        assert isinstance(each.key, tuple)  # noqa: S101
+        _, organisation_id, office = each.key
+        if office in _ONE_AT_A_TIME:
+            held[organisation_id, office][each.identity] = each
+    for (_, office), several in held.items():
+        ordered = sorted(several.values(), key=lambda each: each.validity.from_ms)
+        for number, later in enumerate(ordered):
+            for earlier in ordered[:number]:
+                row = later.row or earlier.row
+                if (
+                    row is not None
+                    and earlier.key != later.key
+                    and earlier.validity.overlaps(later.validity)
+                ):
+                    row.fail("office", f"这个组织同时另有{office.zh}：请先填写前任的结束时间")
+                    break
+
+
+# --- Venues and what stands there -----------------------------------------------------------
+
+
+def _venues(draft: Draft) -> None:
+    known = draft.known(s.venues)
+    inside = draft.inside(known)
+    where = Named(draft.inside(draft.known(s.organisations), "id"), "组织")
     inserts, updates, asked = [], [], []
     for row in draft.rows:
         code, name = row.code("code"), row.text("name")
-        organisation = _reference(row, "organisation", organisations, "组织")
+        organisation = where.of(row, "organisation")
         if code is not None:
             asked.append((row, code))
+            if code in known and code not in inside:
+                row.fail("code", OUTSIDE)
+                continue
         if code is None or name is None or organisation is None:
             continue
         values = {"code": code, "name": name, "organisation_id": organisation.id}
         old = known.get(code)
-        differs = old is not None and (old.name, old.organisation_id) != (name, organisation.id)
-        draft.count(is_new=old is None, differs=differs)
+        columns = []
+        if old is not None:
+            columns = ["name"] * (old.name != name)
+            columns += ["organisation"] * (old.organisation_id != organisation.id)
+        draft.fate(row, is_new=old is None, columns=columns)
         if old is None:
             inserts.append({**values, "public_id": s.new_public_id()})
-        elif differs:
+        elif columns:
             updates.append({"id": old.id, **values})
-    _once(asked, "code")
+    once(asked, "code")
     draft.later(lambda: draft.insert(s.venues, inserts))
     draft.later(lambda: draft.update(s.venues, updates))
 
 
-def _placements(draft: _Draft) -> None:
-    venues, devices = draft.known(s.venues), draft.known(s.devices, "name")
-    wanted: list[_Dated] = []
+def _placements(draft: Draft) -> None:
+    all_venues = draft.known(s.venues)
+    inside = {row.id for row in draft.inside(all_venues).values()}
+    where = Named(draft.inside(all_venues), "会场")
+    devices = draft.devices()
+    wanted: list[Dated] = []
     for row in draft.rows:
         # A device's name may hold blanks: it is no code.
         name = row.text("device")
         device = None if name is None else devices.get(name)
         if name is not None and device is None:
             row.fail("device", "没有这个名称的设备")
-        venue = _reference(row, "venue", venues, "会场")
-        validity = _validity(draft, row)
+        venue = where.of(row, "venue")
+        validity = validity_of(draft, row)
         if device is not None and venue is not None and validity is not None:
-            wanted.append(_Dated(device.id, validity, venue.id, None, row))
-    kept: dict[tuple[Hashable, int], _Dated] = {
-        (row.device_id, row.valid_from_ms): _Dated(
+            wanted.append(Dated(device.id, validity, venue.id, None, row))
+    kept: dict[tuple[Hashable, int], Dated] = {
+        (row.device_id, row.valid_from_ms): Dated(
             row.device_id,
             Validity(row.valid_from_ms, row.valid_to_ms),
             row.venue_id,
             row.id,
             None,
+            row.venue_id not in inside,
         )
         for row in draft.conn.execute(select(s.placements))
     }
-    wanted = _with_known_ends(kept, wanted)
-    _count_dated(draft, kept, wanted)
-    _dated(
+    wanted = [completed(kept, each) for each in wanted]
+    _count(draft, kept, wanted, "venue")
+
+    def changed(each: Dated, _old: Dated | None) -> None:
+        assert isinstance(each.key, int)  # noqa: S101
+        draft.touched.devices.add(each.key)
+
+    bring(
         draft,
         s.placements,
         kept,
@@ -523,46 +458,53 @@ def _placements(draft: _Draft) -> None:
             "valid_from_ms": each.validity.from_ms,
             "valid_to_ms": each.validity.to_ms,
         },
+        changed,
         "该设备同时在另一会场",
     )
 
 
-def _count_dated(
-    draft: _Draft, kept: Mapping[tuple[Hashable, int], _Dated], wanted: Iterable[_Dated]
-) -> None:
+def _count(draft: Draft, kept: Kept, wanted: Iterable[Dated], *value: str) -> None:
     for each in wanted:
-        old = kept.get((each.key, each.validity.from_ms))
-        draft.count(
-            is_new=old is None,
-            differs=old is not None and (old.validity, old.value) != (each.validity, each.value),
-        )
+        assert each.row is not None  # noqa: S101
+        old = kept.get(each.identity)
+        draft.fate(each.row, is_new=old is None, columns=differing(each, old, *value))
 
 
-def _cards(draft: _Draft) -> None:
-    known, members = draft.known(s.cards), draft.known(s.members)
+# --- Cards ----------------------------------------------------------------------------------
+
+
+def _cards(draft: Draft) -> None:
+    known, all_members = draft.known(s.cards), draft.known(s.members)
     codes = {row.id: code for code, row in known.items()}
+    people = draft.people(all_members)
+    here = {row.id for row in people.values()}
+    members = Named(people, "党员", by_name=False)
     c = s.credentials.c
     credentials = {
         (row.scheme, row.issuer, row.value): row
         for row in draft.conn.execute(select(c.id, c.scheme, c.issuer, c.value, c.card_id))
     }
-    kept: dict[tuple[Hashable, int], _Dated] = {
-        (codes[row.card_id], row.valid_from_ms): _Dated(
+    kept: dict[tuple[Hashable, int], Dated] = {
+        (codes[row.card_id], row.valid_from_ms): Dated(
             codes[row.card_id],
             Validity(row.valid_from_ms, row.valid_to_ms),
             row.member_id,
             row.id,
             None,
+            row.member_id not in here,
         )
         for row in draft.conn.execute(select(s.bindings))
     }
+    foreign = {each.key for each in kept.values() if each.is_foreign}
     numbers: dict[Credential, tuple[Row, str]] = {}
     cards: dict[str, Row] = {}
-    wanted: list[_Dated] = []
+    wanted: list[Dated] = []
     for row in draft.rows:
         code = row.code("card")
         credential = _card_number(row)
         binding = _holder(draft, row, members)
+        if code in foreign:
+            row.fail("card", "这张卡登记在您的管理范围以外")
         if code is None or credential is None or row.failed:
             continue
         cards.setdefault(code, row)
@@ -570,17 +512,20 @@ def _cards(draft: _Draft) -> None:
         if its_card != code:
             row.fail("number", f"与第{first.number}行是同一个卡号，却属于另一张卡")
         old = credentials.get((credential.scheme, credential.issuer, credential.value))
-        if old is not None and old.card_id is not None and codes[old.card_id] != code:
-            row.fail("number", f"已登记为另一张卡“{codes[old.card_id]}”的卡号")
-        is_new, differs = code not in known, old is None or old.card_id is None
-        draft.touches_attendance |= is_new or differs
+        owner = None if old is None or old.card_id is None else codes[old.card_id]
+        if owner is not None and owner != code:
+            shown = "" if owner in foreign else f"“{owner}”"
+            row.fail("number", f"已登记为另一张卡{shown}的卡号")
+        is_new, columns = code not in known, ["number"] * (owner is None)
+        if is_new or columns:
+            draft.touched.cards.add(code)
         if binding is not None:
             validity, member_id = binding
-            [each] = _with_known_ends(kept, [_Dated(code, validity, member_id, None, row)])
+            each = completed(kept, Dated(code, validity, member_id, None, row))
             wanted.append(each)
-            bound = kept.get((code, validity.from_ms))
-            differs |= bound is None or (bound.validity, bound.value) != (each.validity, member_id)
-        draft.count(is_new=is_new, differs=differs)
+            bound = kept.get(each.identity)
+            columns += ["member"] if bound is None else differing(each, bound, "member")
+        draft.fate(row, is_new=is_new, columns=columns)
     draft.later(
         lambda: draft.insert(
             s.cards,
@@ -596,8 +541,8 @@ def _cards(draft: _Draft) -> None:
             draft, {each: code for each, (_, code) in numbers.items()}, credentials
         )
     )
-    ids = _Ids(draft, s.cards)
-    _dated(
+    ids = Ids(draft, s.cards)
+    bring(
         draft,
         s.bindings,
         kept,
@@ -608,6 +553,7 @@ def _cards(draft: _Draft) -> None:
             "valid_from_ms": each.validity.from_ms,
             "valid_to_ms": each.validity.to_ms,
         },
+        lambda each, _old: draft.touched.cards.add(str(each.key)),
         "这张卡同时由另一人持有",
     )
 
@@ -617,33 +563,56 @@ def _card_number(row: Row) -> Credential | None:
     number = row.code("number", spaced=True)
     if text is None or number is None:
         return None
-    try:
-        number_format = CardNumberFormat(text.lower())
-    except ValueError:
-        row.fail("format", "不认识：应为" + "、".join(CardNumberFormat) + "之一")
+    number_format = CARD_FORMATS.get(text.lower())
+    if number_format is None:
+        row.fail("format", "不认识：应为" + "、".join(CARD_FORMATS) + "之一")
         return None
     try:
         return uid_from(number, number_format)
-    except InvalidCredentialError as error:
-        row.fail("number", f"不是这种格式的卡号：{error}")
+    except InvalidCredentialError:
+        row.fail("number", _why(number, number_format))
         return None
 
 
-def _holder(draft: _Draft, row: Row, members: Mapping[str, Any]) -> tuple[Validity, int] | None:
+def _why(number: str, number_format: CardNumberFormat) -> str:
+    digits = "".join(each for each in number if each not in " :-")
+    match number_format:
+        case CardNumberFormat.DEC8:
+            return (
+                "是8位写法，一个号码对应256张卡，分不清是哪一张：请重新导出为十六进制或十位十进制"
+            )
+        case CardNumberFormat.DEC10:
+            if not (digits.isdecimal() and len(digits) == 10):
+                return "不是十位数字（是否丢了前面的0？请将该列设为文本格式）"
+            if int(digits) >= 1 << 32:
+                return "超出了十位卡号的范围（最大4294967295）"
+        case CardNumberFormat.HEX | CardNumberFormat.HEX_REVERSED:
+            if any(each not in "0123456789abcdefABCDEF" for each in digits):
+                return "含有十六进制以外的字符（只能有0-9和A-F）"
+            if len(digits) not in {8, 14, 16, 20}:
+                return f"有{len(digits)}位：卡号应为8、14、16或20位十六进制数字"
+        case _:
+            assert_never(number_format)
+    if not digits.strip("0"):
+        return "全是0，不是卡号"
+    return "是随机卡号（08开头，多为手机），每次刷卡都不同，不能登记"
+
+
+def _holder(draft: Draft, row: Row, members: Named) -> tuple[Validity, int] | None:
     if not row.has("member"):
         for column in ("from", "to"):
             if row.has(column):
                 row.fail(column, "没有持卡人，却填了时间")
         return None
-    member = _reference(row, "member", members, "党员")
-    validity = _validity(draft, row)
+    member = members.of(row, "member")
+    validity = validity_of(draft, row)
     return None if member is None or validity is None else (validity, member.id)
 
 
 def _link_numbers(
-    draft: _Draft, numbers: Mapping[Credential, str], known: Mapping[Any, Any]
+    draft: Draft, numbers: Mapping[Credential, str], known: Mapping[Any, Any]
 ) -> None:
-    ids = _Ids(draft, s.cards)
+    ids = Ids(draft, s.cards)
     inserts: list[dict[str, Any]] = []
     updates: list[dict[str, Any]] = []
     for each, code in numbers.items():
@@ -663,30 +632,38 @@ def _link_numbers(
     draft.update(s.credentials, updates)
 
 
-def _meetings(draft: _Draft) -> None:
-    known, organisations = draft.known(s.meetings), draft.known(s.organisations)
-    venues = draft.known(s.venues)
+# --- Meetings -------------------------------------------------------------------------------
+
+_COLUMNS_OF: Final = {
+    "organisation_id": "organisation",
+    "venue_id": "venue",
+    "starts_ms": "start",
+    "ends_ms": "end",
+    "opens_ms": "start",
+}
+"""Where a value is not called as the column that says it."""
+
+
+def _meetings(draft: Draft) -> None:
+    known = draft.known(s.meetings)
+    inside = draft.inside(known)
+    where = Named(draft.inside(draft.known(s.organisations), "id"), "组织")
+    venues = Named(draft.inside(draft.known(s.venues)), "会场")
     inserts, updates, asked = [], [], []
     left: list[tuple[int, int]] = []
     for row in draft.rows:
         code, title = row.code("code"), row.text("title")
-        organisation = _reference(row, "organisation", organisations, "组织")
+        organisation = where.of(row, "organisation")
         kind = row.term("kind", MeetingKind)
-        venue = _reference(row, "venue", venues, "会场")
-        starts_ms = row.moment_ms("start", draft.zone, timed=True)
-        ends_ms = row.moment_ms("end", draft.zone, timed=True)
+        venue = venues.of(row, "venue")
+        starts_ms, ends_ms = _times(draft, row)
         grace = row.whole("grace_minutes", 0, 600) if row.has("grace_minutes") else None
         if code is not None:
             asked.append((row, code))
+            if code in known and code not in inside:
+                row.fail("code", OUTSIDE)
         if kind is not None and organisation is not None:
             _check_kind(row, kind, OrgKind(organisation.kind))
-        if starts_ms is not None and ends_ms is not None:
-            if ends_ms <= starts_ms:
-                row.fail("end", "结束时间不晚于开始时间")
-            elif ends_ms - starts_ms > MAX_MEETING_MINUTES * MINUTE_MS:
-                row.fail("end", "会议超过24小时")
-        if starts_ms is not None and not _is_sane(starts_ms, draft.zone):
-            row.fail("start", f"年份应在{FIRST_DAY.year}到{LAST_DAY.year}之间")
         if row.failed or code is None or starts_ms is None or kind is None:
             continue
         old = known.get(code)
@@ -706,18 +683,25 @@ def _meetings(draft: _Draft) -> None:
             "opens_ms": starts_ms - before * MINUTE_MS,
             "grace_minutes": grace,
         }
-        differing = {
-            name for name, value in values.items() if old is None or getattr(old, name) != value
-        }
-        draft.touches_attendance |= bool(differing - {"title"})
-        draft.count(is_new=old is None, differs=bool(differing))
+        differs = (
+            [] if old is None else [name for name in values if getattr(old, name) != values[name]]
+        )
+        columns = dict.fromkeys(_COLUMNS_OF.get(name, name) for name in differs)
+        draft.fate(row, is_new=old is None, columns=columns)
         if old is None:
             inserts.append({**values, "public_id": s.new_public_id()})
-        elif differing:
+        elif differs:
             updates.append({"id": old.id, **values, "change": old.change + 1})
             if old.organisation_id != organisation.id:
                 left.append((old.id, old.organisation_id))
-    _once(asked, "code")
+        if old is None or set(differs) - {"title"}:
+            draft.touched.meetings.add(code)
+            draft.touched.windows.append(
+                (values["venue_id"], values["opens_ms"], values["ends_ms"])
+            )
+            if old is not None:
+                draft.touched.windows.append((old.venue_id, old.opens_ms, old.ends_ms))
+    once(asked, "code")
     draft.later(lambda: _leave(draft, left))
     draft.later(lambda: draft.insert(s.meetings, inserts))
     draft.later(lambda: draft.update(s.meetings, updates))
@@ -728,7 +712,20 @@ def _meetings(draft: _Draft) -> None:
     )
 
 
-def _leave(draft: _Draft, left: Iterable[tuple[int, int]]) -> None:
+def _times(draft: Draft, row: Row) -> tuple[int | None, int | None]:
+    starts_ms = row.moment_ms("start", draft.zone, timed=True)
+    ends_ms = row.moment_ms("end", draft.zone, timed=True)
+    if starts_ms is not None and ends_ms is not None:
+        if ends_ms <= starts_ms:
+            row.fail("end", "结束时间不晚于开始时间")
+        elif ends_ms - starts_ms > MAX_MEETING_MINUTES * MINUTE_MS:
+            row.fail("end", "会议超过24小时")
+    if starts_ms is not None and not _is_sane(starts_ms, draft.zone):
+        row.fail("start", f"年份应在{FIRST_DAY.year}到{LAST_DAY.year}之间")
+    return starts_ms, ends_ms
+
+
+def _leave(draft: Draft, left: Iterable[tuple[int, int]]) -> None:
     mo = s.meeting_organisations.c
     for meeting_id, organisation_id in left:
         draft.conn.execute(
@@ -738,7 +735,7 @@ def _leave(draft: _Draft, left: Iterable[tuple[int, int]]) -> None:
         )
 
 
-def _take_part(draft: _Draft, hosts: Mapping[str, int]) -> None:
+def _take_part(draft: Draft, hosts: Mapping[str, int]) -> None:
     """Let each meeting's own organisation take part in it; others stay as they are."""
     if not hosts:
         return
@@ -776,18 +773,3 @@ def _check_kind(row: Row, kind: MeetingKind, organisation: OrgKind) -> None:
             pass
         case _:
             assert_never(kind)
-
-
-class _Ids:
-    """Ids by code, looked up when the first is needed: after the file's own rows were inserted."""
-
-    def __init__(self, draft: _Draft, table: Table) -> None:
-        self._draft = draft
-        self._table = table
-        self._known: dict[str, Any] | None = None
-
-    def of(self, code: str) -> int:
-        if self._known is None:
-            self._known = self._draft.known(self._table)
-        key: int = self._known[code].id
-        return key

@@ -14,7 +14,8 @@ from typing import Final
 
 from sqlalchemy import Engine, insert, select, text
 
-from hub.imports.registers import Register, import_csv
+from hub.imports.plan import import_file
+from hub.imports.words import Register
 from hub.ingest.landing import Message
 from hub.keys import FILE_NAME, Keyring
 from hub.store import schema as s
@@ -58,7 +59,7 @@ class District:
         engine = open_engine(hub.database)
         with engine.begin() as conn:
             for register, content in self.registers.items():
-                report = import_csv(conn, register, content, FIRST_MEETING_MS)
+                report = import_file(conn, register, content, FIRST_MEETING_MS)
                 assert not report.problems, report.problems[:3]
             venues = conn.scalars(select(s.venues.c.id).order_by(s.venues.c.code)).all()
             placements = [

@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from hub.cli import main
-from hub.imports.csvfile import MAX_BYTES
+from hub.imports.rows import MAX_BYTES
 
 ORGANISATIONS = "code,name,kind,parent\nqu,某区党委,党委,\n"
 VENUES = "code,name,organisation\nhall,礼堂,qu\n"

@@ -10,7 +10,8 @@ from sqlalchemy import Engine, delete, select, update
 import hub.derive
 from hub.derive import Step, derive_batch, rebuild, rebuild_check
 from hub.domain.attendance import MINUTE_MS
-from hub.imports.registers import Register, import_csv
+from hub.imports.plan import import_file
+from hub.imports.words import Register
 from hub.ingest.landing import _WITHIN_A_RUN
 from hub.store import schema as s
 from tests.hub.world import LONG_AGO, Entry, World, district, minutes, public_id, uid_of
@@ -271,8 +272,8 @@ def test_what_ingest_commits_during_an_import_is_derived_afterwards(
         world.batch("f", 2, [Entry(9, 9, False, uid_of(world, "赵"))])
     original = getattr(hub.derive, part)
 
-    def and_meanwhile(conn: Any, *rest: Any) -> Any:
-        result = original(conn, *rest)
+    def and_meanwhile(conn: Any, *rest: Any, **named: Any) -> Any:
+        result = original(conn, *rest, **named)
         monkeypatch.setattr(hub.derive, part, original)
         with engine.begin() as other:
             late = World(other, world.ids)
@@ -284,7 +285,7 @@ def test_what_ingest_commits_during_an_import_is_derived_afterwards(
     monkeypatch.setattr(hub.derive, part, and_meanwhile)
     file = "card,member,format,number,from\nK,赵,hex,0A0B0C0D,2026-01-01\n".encode()
     with engine.begin() as conn:
-        report = import_csv(conn, Register.CARDS, file, now_ms=minutes(200))
+        report = import_file(conn, Register.CARDS, file, now_ms=minutes(200))
         assert report.added == 1, report
     with engine.begin() as conn:
         while derive_batch(conn) != NOTHING:
