@@ -6,10 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy import Engine, insert, select, text
 
+from hub.auth import accounts
 from hub.store import schema as s
 from hub.store.engine import migrate, open_engine, reading
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _passwords_are_quick() -> Iterator[None]:
+    """Hundreds of sign-ins: a hash takes next to nothing here; test_auth looks at the real one."""
+    quick = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accounts, "_HASH", quick)
+        patch.setattr(accounts, "_NOBODY", quick.hash("nobody's"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,9 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
-from hub.auth.tokens import revoke
 from hub.store import schema as s
 from hub.web import live, pages
-from tests.hub.site import Site, serving
+from tests.hub.site import PASSWORD, Site, serving
 from tests.hub.world import minutes, public_id
 
 MEETING = f"/meetings/{public_id('会')}"
@@ -49,7 +48,7 @@ class Stream:
 def streaming(site: Site, url: str, cookies: httpx.Cookies | None = None) -> Iterator[Stream]:
     with httpx.Client(base_url=url, timeout=SOON_S, trust_env=False, cookies=cookies) as client:
         if cookies is None:
-            client.post("/sign-in", data={"token": site.tokens["甲"]})
+            client.post("/sign-in", data={"login": "甲", "password": PASSWORD})
         with client.stream("GET", f"{MEETING}/live") as response:
             assert response.status_code == 200
             assert response.headers["content-type"].startswith("text/event-stream")
@@ -62,7 +61,7 @@ def test_a_tap_appears(site: Site) -> None:
     with serving(site.app) as (url, _), streaming(site, url) as stream:
         first = stream.next()
         assert first is not None
-        assert first[0] == "attendance"
+        assert first[0] == "message"
         assert "应到3人，实到0人" in first[1]
         begun = time.monotonic()
         site.tap("李", minutes(-6))
@@ -71,7 +70,7 @@ def test_a_tap_appears(site: Site) -> None:
         assert "应到3人，实到1人" in second[1]
         assert time.monotonic() - begun < 4 * live.POLL_S
         # What is sent is exactly what the page says after a reload.
-        page = site.client().sign_in(site.tokens["甲"]).get(MEETING).text
+        page = site.client().sign_in("甲").get(MEETING).text
         assert second[1].strip() in page
 
 
@@ -105,20 +104,23 @@ def test_the_clock_alone_changes_the_page(site: Site) -> None:
         assert "已结束" in event[1]
 
 
-@pytest.mark.parametrize("ending", ["token revoked", "signed out", "time", "meeting moved away"])
+@pytest.mark.parametrize("ending", ["account disabled", "signed out", "time", "meeting moved away"])
 def test_a_stream_ends_with_its_right(site: Site, ending: str) -> None:
     with serving(site.app) as (url, _), streaming(site, url) as stream:
         assert stream.next() is not None
         with site.engine.begin() as conn:
             match ending:
-                case "token revoked":
-                    revoke(conn, "甲秘书", site.now_ms)
+                case "account disabled":
+                    conn.execute(update(s.accounts).values(disabled_ms=site.now_ms))
                 case "signed out":
                     conn.execute(delete(s.sessions))
                 case "time":
                     site.now_ms += 12 * 3600 * 1000
                 case _:
                     conn.execute(update(s.meetings).values(organisation_id=site.ids["乙"]))
+                    conn.execute(
+                        update(s.meeting_organisations).values(organisation_id=site.ids["乙"])
+                    )
         assert stream.next() == ("end", "over")
         assert stream.next() is None
 
@@ -186,7 +188,7 @@ def test_one_session_that_ends_ends_no_other(site: Site) -> None:
 
 
 def test_a_session_has_so_many_streams_and_no_more(site: Site) -> None:
-    cookies = site.client().sign_in(site.tokens["甲"]).cookies
+    cookies = site.client().sign_in("甲").cookies
     mine = httpx.Cookies({name: str(value) for name, value in cookies.items()})
     with serving(site.app) as (url, _):
 
@@ -232,7 +234,7 @@ def test_a_database_that_goes_away_ends_the_stream_and_the_browser_comes_again(
         with monkeypatch.context() as patch:
             patch.setattr("hub.store.queries.meeting_change", fail)
             assert stream.next() is None
-            client = site.client().sign_in(site.tokens["甲"])
+            client = site.client().sign_in("甲")
             assert client.get(f"{MEETING}/live").status_code == 503
         with streaming(site, url) as again:
             assert again.next()
@@ -242,5 +244,5 @@ def test_a_database_that_goes_away_ends_the_stream_and_the_browser_comes_again(
 def test_a_stream_of_nobody_or_of_another_is_refused(site: Site) -> None:
     client = site.client()
     assert client.get(f"{MEETING}/live").status_code == 401
-    client.sign_in(site.tokens["乙"])
+    client.sign_in("乙")
     assert client.get(f"{MEETING}/live").status_code == 404
