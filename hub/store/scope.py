@@ -145,6 +145,25 @@ def find_device(conn: Connection, scope: Scope, public_id: uuid.UUID) -> Row[Any
     )
 
 
+def find_card(conn: Connection, scope: Scope, public_id: uuid.UUID, at_ms: int) -> Row[Any]:
+    """The row of a card whose last holder belongs to the scope at `at_ms`. Raises NotFoundError."""
+    b = s.bindings.c
+    last = (
+        select(b.member_id)
+        .where(b.card_id == s.cards.c.id)
+        .order_by(b.valid_from_ms.desc())
+        .limit(1)
+        .correlate(s.cards)
+        .scalar_subquery()
+    )
+    return _one(
+        conn,
+        select(s.cards)
+        .join(s.members, s.members.c.id == last)
+        .where(s.cards.c.public_id == public_id, belongs(scope, at_ms)),
+    )
+
+
 def find_declaration(
     conn: Connection, scope: Scope, public_id: uuid.UUID, *, to_change: bool = False
 ) -> Row[Any]:
