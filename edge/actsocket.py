@@ -100,7 +100,10 @@ class ActServer:
                 if str(error) != trouble:
                     log.error("no command can be taken: %s", error)  # noqa: TRY400
                 trouble = str(error)
-                self._tried.set()
+            except Exception:
+                log.exception("commands cannot be taken, and will be again")
+            self._tried.set()
+            if not self._stopping.is_set():
                 self._stopping.wait(TRY_AGAIN_S)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -112,7 +115,12 @@ class ActServer:
             if not self._places.acquire(blocking=False):
                 conn.close()
                 continue
-            threading.Thread(target=self._serve, args=(conn,), name="act", daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(conn,), name="act", daemon=True).start()
+            except RuntimeError as error:  # no thread to be had
+                conn.close()
+                self._places.release()
+                log.warning("a command was sent away: %s", error)
 
     def _serve(self, conn: socket.socket) -> None:
         self._open.add(conn)

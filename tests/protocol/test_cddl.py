@@ -7,8 +7,12 @@ from typing import Any
 import cbor2
 import pycddl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from protocol.errors import RemoteError
 from protocol.identity import MessageType
+from protocol.journal import Act, Action, decode_entry
 from tests.protocol.cddl import Schema
 from tests.protocol.samples import SAMPLES, VECTORS
 
@@ -59,6 +63,30 @@ def test_what_is_appended_is_allowed_and_what_is_missing_is_not(name: str) -> No
         for at in range(len(tree)):
             wrong = [*tree[:at], 1.5, *tree[at + 1 :]]
             assert not SCHEMA.obeys(rule, wrong) or name == "entry-unknown", at
+
+
+NUMBERS = st.integers(-1, 6) | st.sampled_from([100_000, 100_001, 1 << 62, 1 << 63])
+
+
+@settings(max_examples=1000)
+@given(
+    st.sampled_from([*Act, *Act, 0, 5, 32_767, 32_768, -1]),
+    st.none() | NUMBERS | st.booleans(),
+    st.integers(-1, 3),
+    st.sampled_from([bytes(32), bytes(32), bytes(31), None]),
+    st.sampled_from([None, bytes(32), bytes(33), 0]),
+    st.lists(st.integers(), max_size=1),
+)
+def test_an_action_is_read_if_and_only_if_it_is_as_described(
+    what: int, number: object, assurance: int, subject: object, about: object, more: list[int]
+) -> None:
+    fields = [2, 1, 1, True, "r", int(what), number, assurance, subject, about, *more]
+    try:
+        is_read = isinstance(decode_entry(cbor2.dumps(fields)), Action)
+    except RemoteError:
+        is_read = False
+    assert SCHEMA.obeys("action", fields) == is_read
+    assert SCHEMA.obeys("entry", fields) == is_read
 
 
 def test_a_vector_obeys_no_other_messages_rule() -> None:
