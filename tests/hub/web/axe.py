@@ -36,6 +36,24 @@ def assert_accessible(page: Page) -> None:
     assert not found, f"{page.url}\n" + "\n".join(found)
 
 
+def sticking_out(page: Page) -> list[str]:
+    """What is wider than the screen or than its card, and what in the top bar covers another."""
+    found: list[str] = page.evaluate(
+        """() => {
+          const found = Array.from(document.querySelectorAll("html, .card, .bar"))
+            .filter((each) => each.scrollWidth > each.clientWidth)
+            .map((each) => `${each.className || each.tagName} is ${each.scrollWidth} wide`);
+          const parts = Array.from(document.querySelectorAll(".bar > *"));
+          const bar = parts.map((each) => each.getBoundingClientRect());
+          bar.slice(1).forEach((each, n) => {
+            if (each.left < bar[n].right) found.push(`part ${n + 1} of the bar covers part ${n}`);
+          });
+          return found;
+        }"""
+    )
+    return found
+
+
 def cold_load_bytes(context: BrowserContext, url: str) -> int:
     """What opening `url` transfers with an empty cache: the bodies, each compressed by gzip.
 
