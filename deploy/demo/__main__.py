@@ -25,6 +25,7 @@ HERE: Final = Path(__file__).parent
 DISTRICT: Final = HERE / "district"
 BRANCH: Final = "QX-01"
 MEETING: Final = "DEMO-1"
+LOGIN: Final = "demo"
 BUS_CARD: Final = "9E10B5C7"
 ZONE: Final = ZoneInfo("Asia/Shanghai")
 
@@ -49,7 +50,9 @@ class Demo:
         meetings = directory / "meetings.csv"
         meetings.write_text(_meeting(), encoding="utf-8")
         self.tell(self.hub.command("import", "meetings", str(meetings)))
-        self.token = self.hub.command("token", "add", "演示", "--org", "QX").strip()
+        # printed once; whoever signs in with it replaces it
+        account = ("account", "add", LOGIN, "--name", "演示", "--role", "OPERATOR", "--org", "QX")
+        self.password = self.hub.command(*account).strip()
         self.hub.start()
         self.say("adding a device at the venue, and enrolling it with its one-time code")
         code = self.hub.command("device", "add", "会议室门口-01", "--venue", "V-1").strip()
@@ -59,7 +62,8 @@ class Demo:
         self.edge.enrol(self.hub.url, code)
         self.edge.start()
         self.reader = stack.enter_context(VirtualReader(self.pcscd.ports[0]))
-        self.say(f"ready. Watch it live: {self.hub.url}  sign in with {self.token}")
+        self.say(f"ready. Watch it live: {self.hub.url}")
+        print(f"          login {LOGIN}, first password {self.password}", flush=True)
 
     def say(self, words: str) -> None:
         """One line of progress."""
@@ -164,7 +168,8 @@ def main() -> int:
             if once:
                 return 0 if right else 1
             print(f"\n  The hub keeps running:  {demo.hub.url}")
-            print(f"  Sign in with the token  {demo.token}")
+            print(f"  Sign in as  {LOGIN}  with the first password  {demo.password}")
+            print("  (it is replaced at the first sign-in).")
             print("  Ctrl-C ends everything and leaves nothing behind.\n", flush=True)
             signal.pause()
     except KeyboardInterrupt:

@@ -235,7 +235,7 @@ def _taps(journal: Path) -> int:
 
 
 def test_a_hub_ends_soon_in_every_state(hub: Hub, rig_dir: Path) -> None:
-    token = hub.command("token", "add", "秘书", "--org", "QX").strip()
+    password = hub.account("秘书", "SECRETARY", "QX")
     # without a broker
     with_broker = hub.config.read_text(encoding="utf-8")
     hub.config.write_text(
@@ -263,7 +263,7 @@ def test_a_hub_ends_soon_in_every_state(hub: Hub, rig_dir: Path) -> None:
     )
     hub.command("import", "meetings", str(meetings))
     hub.start()
-    with _live_page(hub, token) as stream:
+    with _live_page(hub, password) as stream:
         assert next(stream)
         _ends(hub)
     hub.start()
@@ -271,7 +271,7 @@ def test_a_hub_ends_soon_in_every_state(hub: Hub, rig_dir: Path) -> None:
         db.execute("BEGIN IMMEDIATE")
         assert _get(health)[0] == 200, "reading goes on"
         with socket.create_connection(("127.0.0.1", hub.port)) as client:
-            body = f"token={token}".encode()
+            body = "login=x&password=y".encode()
             client.sendall(
                 b"POST /sign-in HTTP/1.1\r\nHost: hub\r\n"
                 b"Content-Type: application/x-www-form-urlencoded\r\n"
@@ -302,10 +302,10 @@ def _get(url: str) -> tuple[int, str]:
 
 
 @contextlib.contextmanager
-def _live_page(hub: Hub, token: str) -> Iterator[Iterator[str]]:
+def _live_page(hub: Hub, password: str) -> Iterator[Iterator[str]]:
     """The lines of the live stream of the first meeting on the first page."""
     with httpx.Client(base_url=hub.url, timeout=10, trust_env=False) as client:
-        client.post("/sign-in", data={"token": token})
+        hub.sign_in(client, "秘书", password)
         link = re.search(r"/meetings/[0-9a-f-]{32,36}", client.get("/").text)
         assert link is not None
         with client.stream("GET", f"{link[0]}/live") as response:

@@ -19,8 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import httpx
+
 from tests.rig.processes import Child, NotReadyError, find_program, free_port, wait_for
 
+PASSWORD = "correct horse battery"
 _PROGRAMS = Path(sys.executable).parent
 _FILLER = b"~\n"
 _F_SETPIPE_SZ = 1031
@@ -71,6 +74,21 @@ class Hub:
     def command(self, *arguments: str) -> str:
         """What `shuaka-hub …` prints."""
         return run("shuaka-hub", *arguments, env={"SHUAKA_HUB_CONFIG": str(self.config)})
+
+    def account(self, login: str, role: str, organisation: str, *more: str) -> str:
+        """Makes an account; gives its first password, which is replaced at the first sign-in."""
+        account = ("account", "add", login, "--name", login, "--role", role)
+        return self.command(*account, "--org", organisation, *more).strip()
+
+    def sign_in(self, client: httpx.Client, login: str, first: str) -> None:
+        """Signs `client` in by a first password, and replaces it with PASSWORD."""
+        for path, form in (
+            ("/sign-in", {"login": login, "password": first}),
+            ("/password", {"old": first, "new": PASSWORD, "again": PASSWORD}),
+        ):
+            response = client.post(f"{self.url}{path}", data=form)
+            if response.status_code != 303:
+                raise NotReadyError(f"POST {path}: status {response.status_code}")
 
     @property
     def child(self) -> Child:
