@@ -22,7 +22,7 @@ from hub.store.queries import (
 
 Attendance = MeetingAttendance | MemberAttendance | OrganisationAttendance
 
-_COUNTS: Final = ("应到", "实到", "迟到", "未见", "待定", "列席")
+_COUNTS: Final = ("应到", "实到", "迟到", "请假", "未见", "待定", "列席")
 _BEGINS_A_FORMULA: Final = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r")
 
 

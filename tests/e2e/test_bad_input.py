@@ -271,7 +271,7 @@ def test_a_hub_ends_soon_in_every_state(hub: Hub, rig_dir: Path) -> None:
         db.execute("BEGIN IMMEDIATE")
         assert _get(health)[0] == 200, "reading goes on"
         with socket.create_connection(("127.0.0.1", hub.port)) as client:
-            body = "login=x&password=y".encode()
+            body = b"login=x&password=y"
             client.sendall(
                 b"POST /sign-in HTTP/1.1\r\nHost: hub\r\n"
                 b"Content-Type: application/x-www-form-urlencoded\r\n"
