@@ -18,7 +18,7 @@ from hub.api import routes as api
 from hub.auth.tokens import random_text
 from hub.context import Context, Enrol, Health
 from hub.failures import BodyLimit, SameSite, SecurityHeaders, answer_failures
-from hub.web import access, language
+from hub.web import access, language, query
 from hub.web import routes as web
 from hub.web.pages import STATIC
 from hub.web.visit import Visits
@@ -64,6 +64,7 @@ def create_app(
     answer_failures(app)
     app.include_router(api.router)
     app.include_router(web.router)
+    app.include_router(query.router)
     app.include_router(access.router)
     app.include_router(language.router)
     app.mount("/static", StaticFiles(directory=STATIC), "static")

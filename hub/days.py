@@ -1,5 +1,6 @@
 """Local days of the district, and the spans of time that they are."""
 
+import re
 from datetime import date, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -15,3 +16,14 @@ def span_ms(first: date, last: date, zone: ZoneInfo) -> tuple[int, int]:
     after = last + timedelta(days=1)
     end = datetime(after.year, after.month, after.day, tzinfo=zone)
     return round(start.timestamp() * 1000), round(end.timestamp() * 1000)
+
+
+def day_from(text: str) -> date | None:
+    """The day that a text such as 2026-07-01 names; None for any other, or one out of range."""
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        return None
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        return None
+    return day if FIRST_DAY <= day <= LAST_DAY else None

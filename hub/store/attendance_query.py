@@ -37,6 +37,7 @@ from sqlalchemy import (
     union_all,
 )
 
+from hub.domain.declared import CAME
 from hub.domain.terms import Body, Evidence, MeetingKind, OrgKind, Verdict
 from hub.pinyin import matches
 from hub.store import schema as s
@@ -136,6 +137,10 @@ class Totals:
 
     all: Sum
     meetings: int
+    expected: Sum
+    """应到: all but the guests."""
+    present: Sum
+    """实到: those of the expected who took part."""
     by: dict[Verdict, Sum]
 
 
@@ -176,23 +181,18 @@ def resolve(conn: Connection, scope: Scope, asked: Asked) -> Query:
 def totals(conn: Connection, query: Query, now_ms: int) -> Totals:
     """Sums over everything that fits."""
     rows = _rows(query, now_ms)
-    people = func.count(rows.c.member_id.distinct())
-    by = {
-        Verdict(row.verdict): Sum(row.times, row.people)
-        for row in conn.execute(
-            select(rows.c.verdict, func.count().label("times"), people.label("people")).group_by(
-                rows.c.verdict
-            )
-        )
-    }
-    whole = conn.execute(
-        select(
-            func.count().label("times"),
-            people.label("people"),
-            func.count(rows.c.meeting_id.distinct()).label("meetings"),
-        ).select_from(rows)
-    ).one()
-    return Totals(Sum(whole.times, whole.people), whole.meetings, by)
+    whole = literal(value=True)
+    expected = rows.c.verdict != Verdict.GUEST.value
+    came = rows.c.verdict.in_([each.value for each in CAME])
+    asked = [whole, expected, came, *(rows.c.verdict == each.value for each in Verdict)]
+    columns = [func.count(rows.c.meeting_id.distinct())]
+    for each in asked:
+        columns.append(func.count(case((each, 1))))
+        columns.append(func.count(case((each, rows.c.member_id)).distinct()))
+    meetings, *counts = conn.execute(select(*columns)).one()
+    every, all_expected, present, *by = map(Sum, counts[::2], counts[1::2])
+    found = {verdict: each for verdict, each in zip(Verdict, by, strict=True) if each.times}
+    return Totals(every, meetings, all_expected, present, found)
 
 
 def lines(

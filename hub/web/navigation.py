@@ -19,7 +19,11 @@ class Entry:
     right: Right
 
 
-ENTRIES: Final = (Entry("meetings", "/", "meeting", Words("会议考勤"), Right.VIEW),)
+ENTRIES: Final = (
+    Entry("meetings", "/", "meeting", Words("会议考勤"), Right.VIEW),
+    Entry("attendance", "/attendance", "search", Words("考勤查询"), Right.VIEW),
+    Entry("members", "/members", "people", Words("党员"), Right.VIEW),
+)
 
 
 def navigation(caller: Caller | None) -> tuple[Entry, ...]:

@@ -17,7 +17,7 @@ from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.context import Context, context, page_right, signed_in
-from hub.days import FIRST_DAY, LAST_DAY, span_ms
+from hub.days import day_from, span_ms
 from hub.store import queries
 from hub.store.engine import reading
 from hub.store.scope import find_meeting
@@ -134,7 +134,7 @@ def _read_filter(request: Request, today: date) -> _Filter:
     around = today - timedelta(days=BACK_DAYS), today + timedelta(days=AHEAD_DAYS)
     if not any(texts):
         return _Filter(*around, asked=False, problem=None, page=page_number)
-    days = [_read_day(text) for text in texts]
+    days = [day_from(text) for text in texts]
     problem = None
     for name, text, day in zip((t("开始日期"), t("结束日期")), texts, days, strict=True):
         if text and day is None:
@@ -145,13 +145,3 @@ def _read_filter(request: Request, today: date) -> _Filter:
     if problem is not None:
         return _Filter(*around, asked=False, problem=problem, page=1)
     return _Filter(first, last, asked=True, problem=None, page=page_number)
-
-
-def _read_day(text: str) -> date | None:
-    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
-        return None
-    try:
-        day = date.fromisoformat(text)
-    except ValueError:
-        return None
-    return day if FIRST_DAY <= day <= LAST_DAY else None

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event, insert, select, update
 
 from hub.derive import rebuild
+from hub.domain.declared import CAME
 from hub.domain.terms import MeetingKind, Verdict
 from hub.store import attendance_query as query
 from hub.store import schema as s
@@ -158,12 +159,15 @@ def test_every_condition_against_the_reference(engine: Engine, seed: int) -> Non
                 verdicts.update(each.verdict for each in found)
                 assert sums.all == query.Sum(len(found), len({each.member for each in found}))
                 assert sums.meetings == len({each.meeting for each in found})
+
+                def sum_of(*verdicts: Verdict, found: list[Seen] = found) -> query.Sum:
+                    those = [each.member for each in found if each.verdict in verdicts]
+                    return query.Sum(len(those), len(set(those)))
+
+                assert sums.expected == sum_of(*set(Verdict) - {Verdict.GUEST})
+                assert sums.present == sum_of(*CAME)
                 assert sums.by == {
-                    verdict: query.Sum(
-                        sum(each.verdict is verdict for each in found),
-                        len({each.member for each in found if each.verdict is verdict}),
-                    )
-                    for verdict in {each.verdict for each in found}
+                    verdict: sum_of(verdict) for verdict in {each.verdict for each in found}
                 }
                 for verdict in Verdict:
                     asked = Asked(*EVER, verdict=verdict)
