@@ -1,12 +1,16 @@
 """A forgotten card, all real: the command on the device, a card at pcscd, the hub's database."""
 
+import json
 import random
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
@@ -19,7 +23,8 @@ from tests.rig import UidCard, wait_for
 
 PROGRAM = Path(sys.executable).parent / "shuaka-edge"
 ROUNDS = 4
-SECRETARY = "04AABBCCDDEEFF"
+SECRETARY = "04B108CBF27734"
+"""The card of M001 in the demo's district."""
 
 
 @pytest.fixture
@@ -81,7 +86,25 @@ def at_hub(venue: Venue) -> list[tuple[object, ...]]:
     return found
 
 
-def test_without_a_network_the_secretary_s_card_speaks_for_who_has_none(venue: Venue) -> None:
+def meeting_now(venue: Venue, directory: Path) -> None:
+    """M001 is the secretary of QX-01, which meets where the device hangs."""
+    now = datetime.now(ZoneInfo("Asia/Shanghai"))
+    begins, ends = (now + timedelta(minutes=each) for each in (-5, 60))
+    registers = {
+        "offices": "member,organisation,office,from\nM001,QX-01,书记,2020-01-01\n",
+        "meetings": "code,organisation,kind,title,venue,start,end\n"
+        f"ACT-1,QX-01,主题党日,学习,V-1,{begins:%Y-%m-%d %H:%M},{ends:%Y-%m-%d %H:%M}\n",
+    }
+    for register, content in registers.items():
+        path = directory / f"{register}.csv"
+        path.write_text(content, "utf-8")
+        venue.hub.command("import", register, str(path))
+
+
+def test_without_a_network_the_secretary_s_card_speaks_for_who_has_none(
+    venue: Venue, tmp_path: Path
+) -> None:
+    meeting_now(venue, tmp_path)
     card = UidCard(bytes.fromhex(SECRETARY))
     venue.tap(SECRETARY)
     venue.wait_at_hub(SECRETARY)
@@ -103,6 +126,19 @@ def test_without_a_network_the_secretary_s_card_speaks_for_who_has_none(venue: V
         (3, 23, SECRETARY, None, None),
         (2, None, SECRETARY, None, None),
     ]
+
+    def attendance() -> dict[str, Any]:
+        return dict(json.loads(venue.hub.command("attendance", "ACT-1", "--format", "json")))
+
+    wait_for(lambda: attendance()["head_count"] == 23, "what follows from them", 15)
+    told = attendance()
+    verdicts = {row["person"]["code"]: row["verdict"] for row in told["rows"]}
+    assert (verdicts["M001"], verdicts["M002"], verdicts["M003"]) == (
+        "LATE",
+        "WITNESSED",
+        "NOT_SEEN",
+    )
+    assert told["held"] is True
     assert "sound" in venue.edge.command("journal", "verify")
 
 
