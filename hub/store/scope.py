@@ -159,7 +159,7 @@ def find_card(conn: Connection, scope: Scope, public_id: uuid.UUID, at_ms: int) 
     return _one(
         conn,
         select(s.cards)
-        .join(s.members, s.members.c.id == last)
+        .select_from(s.cards.join(s.members, s.members.c.id == last))
         .where(s.cards.c.public_id == public_id, belongs(scope, at_ms)),
     )
 
