@@ -112,7 +112,10 @@ def test_any_order_any_cuts_any_repeats_store_each_tap_once(
 ) -> None:
     chance = random.Random(seed)
     for number in range(40):
-        edge.tap(uid(number))
+        if number % 4:
+            edge.tap(uid(number))
+        else:
+            edge.act(Act.WITNESSED, uid(number), about=member_credential(f"M-{number}"))
     spans = [(first, min(41, first + chance.randrange(1, 9))) for first in range(1, 42)] * 2
     chance.shuffle(spans)
     while spans:
@@ -127,6 +130,9 @@ def test_any_order_any_cuts_any_repeats_store_each_tap_once(
         covered = {n for each in receipt.have for n in range(each.first, each.last + 1)}
         assert stored == covered | set(range(1, receipt.through + 1))
     assert hub.uids() == [uid(number).value for number in range(40)]
+    assert [(act[0], act[-2]) for act in acts(hub)] == [
+        (number + 2, f"M-{number}") for number in range(0, 40, 4)
+    ]
     assert hub.count(s.islands) == 0
 
 
