@@ -64,7 +64,7 @@ def cold_load_bytes(context: BrowserContext, url: str) -> int:
     client.send("Network.enable")
     client.send("Network.clearBrowserCache")
     got: list[Response] = []
-    page.on("response", got.append)
+    page.on("response", lambda each: got.append(each))  # noqa: PLW0108  it must be a function
     page.goto(url, wait_until="load")
     page.wait_for_timeout(200)
     bodies = [

@@ -74,6 +74,21 @@ def test_a_tap_appears(site: Site) -> None:
         assert second[1].strip() in page
 
 
+def test_each_reads_the_stream_in_their_language(site: Site) -> None:
+    client = site.signed_in()
+    client.post("/language", data={"lang": "en"})
+    english = httpx.Cookies({name: str(value) for name, value in client.cookies.items()})
+    with (
+        serving(site.app) as (url, _),
+        streaming(site, url) as one,
+        streaming(site, url, english) as two,
+    ):
+        for stream, words in ((one, "应到3人，实到0人"), (two, "expected: 3, present: 0")):
+            event = stream.next()
+            assert event is not None
+            assert words in event[1]
+
+
 def test_nothing_is_sent_while_nothing_is_new(site: Site) -> None:
     with serving(site.app) as (url, _), streaming(site, url) as stream:
         assert stream.next() is not None
