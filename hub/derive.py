@@ -254,12 +254,11 @@ def try_lock(conn: Connection) -> bool:
 
 # --- Loading --------------------------------------------------------------------------------
 
-# A tap, or an act at a reader, with its boot, and its reading as it stands.
+# A tap with its boot, and its reading as it stands. The card of an act was at the reader too.
 _TAPS: Final[Select[Any]] = (
     select(
         s.entries.c.epoch_id,
         s.entries.c.seq,
-        s.entries.c.kind,
         s.entries.c.boottime_ms,
         s.entries.c.wall_ms,
         s.entries.c.trusted,
@@ -668,18 +667,12 @@ def _read_taps(
                 "latest_ms": dated.latest_ms,
                 "venue_id": tap.venue_id,
                 "member_id": tap.member_id,
-                "outcome": _outcome(row, tap, calendar).value,
+                "outcome": read(tap, calendar).outcome.value,
             }
-            for row, dated, tap in taps
+            for _, dated, tap in taps
         ],
     )
     return len(taps), touched
-
-
-def _outcome(row: Row[Any], tap: Tap, calendar: Calendar) -> Outcome:
-    if row.kind == KIND_ACTION and tap.at_ms is not None:
-        return Outcome.ACTION
-    return read(tap, calendar).outcome
 
 
 def _write_attendances(conn: Connection, meeting_ids: Sequence[int], calendar: Calendar) -> None:

@@ -88,7 +88,6 @@ class Outcome(Term):
     UNPLACED = "UNPLACED", "未归会"
     UNMATCHED = "UNMATCHED", "未识别"
     UNDATED = "UNDATED", "时间待核"
-    ACTION = "ACTION", "现场操作"
 
 
 class CardStatus(Term):

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, exists, not_, or_
 
 from hub.domain.attendance import TapKey
 from hub.domain.declared import ActionTaken, Declaration, Stated, fold
-from hub.domain.terms import Body, DeclarationKind, Office, Outcome
+from hub.domain.terms import Body, DeclarationKind, Office
 from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.expected import holds
@@ -74,7 +74,6 @@ def _actions_at(conn: Connection, meeting_ids: Sequence[int]) -> dict[int, list[
                 and_(
                     r.venue_id == m.venue_id,
                     r.at_ms.between(m.opens_ms, m.ends_ms),
-                    r.outcome == Outcome.ACTION.value,
                 ),
             )
             .join(s.actions, and_(a.epoch_id == r.epoch_id, a.seq == r.seq))

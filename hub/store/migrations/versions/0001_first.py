@@ -181,7 +181,7 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.Column("member_id", KEY, nullable=True),
         sa.Column("outcome", sa.Text(), nullable=False),
         sa.CheckConstraint(
-            "outcome IN ('COUNTED', 'GUEST', 'UNPLACED', 'UNMATCHED', 'UNDATED', 'ACTION')",
+            "outcome IN ('COUNTED', 'GUEST', 'UNPLACED', 'UNMATCHED', 'UNDATED')",
             name=op.f("ck_readings_outcome"),
         ),
         sa.PrimaryKeyConstraint("epoch_id", "seq", name=op.f("pk_readings")),
