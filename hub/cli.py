@@ -36,6 +36,7 @@ from hub.config import CONFIG_VARIABLE, ConfigError, Settings
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.devices import DeviceError, add_device, move_device
 from hub.domain.terms import Role, Term
+from hub.fleet import devices
 from hub.imports.plan import import_file
 from hub.imports.rows import MAX_BYTES
 from hub.imports.words import Register
@@ -80,6 +81,10 @@ Config = Annotated[
 Since = Annotated[
     str | None,
     typer.Option("--since", metavar="TIME", help="such as 2026-01-31T18:00 (default: now)"),
+]
+
+Replaces = Annotated[
+    bool, typer.Option("--replace", help="give up what was said of its place at later times")
 ]
 
 Member = Annotated[str | None, typer.Option("--member", help="code of the member whose own it is")]
@@ -308,7 +313,9 @@ def device_add(
 ) -> None:
     """Add a device and print its one-time code; again for a waiting device: a new code."""
     with _Hub.open(config) as hub, hub.engine.begin() as conn:
-        added = add_device(conn, hub.keyring, name, venue, _now_ms())
+        added = add_device(
+            conn, Machine(), hub.keyring.public().fingerprint(), name, venue, _now_ms()
+        )
         zone = _zone(conn)
     until = datetime.fromtimestamp(added.expires_ms / 1000, zone)
     print(added.code)
@@ -328,57 +335,48 @@ def device_move(
     name: Annotated[str, typer.Argument(help="the device's name")],
     venue: Annotated[str, typer.Option("--venue", help="code of the venue where it hangs now")],
     since: Since = None,
+    replaces: Replaces = False,
     config: Config = None,
 ) -> None:
     """Say that a device hangs at another venue now; what it recorded since is read anew."""
-    _move(config, name, venue, since)
+    _move(config, name, venue, since, replaces=replaces)
 
 
 @device_app.command("unplace")
 def device_unplace(
     name: Annotated[str, typer.Argument(help="the device's name")],
     since: Since = None,
+    replaces: Replaces = False,
     config: Config = None,
 ) -> None:
     """Say that a device hangs at no venue now; what it recorded since is read anew."""
-    _move(config, name, None, since)
+    _move(config, name, None, since, replaces=replaces)
 
 
-def _move(config: Path | None, name: str, venue: str | None, since: str | None) -> None:
+def _move(
+    config: Path | None, name: str, venue: str | None, since: str | None, *, replaces: bool
+) -> None:
     with _Hub.open(config) as hub, hub.engine.begin() as conn:
         at_ms = (
             _now_ms() // 1000 * 1000 if since is None else _moment("--since", since, _zone(conn))
         )
-        move_device(conn, name, venue, at_ms)
+        move_device(conn, Machine(), name, venue, at_ms, _now_ms(), replaces=replaces)
 
 
 @device_app.command("list")
 def device_list(config: Config = None) -> None:
-    """List the devices, their status, where they are placed, and since when."""
+    """List the devices: status, venue and since when, last contact, entries not yet sent."""
     with _Hub.open(config) as hub, reading(hub.engine) as conn:
-        now, zone = _now_ms(), _zone(conn)
-        rows = conn.execute(
-            select(
-                schema.devices.c.name,
-                schema.devices.c.status,
-                schema.venues.c.code.label("venue"),
-                schema.placements.c.valid_from_ms,
-            )
-            .outerjoin(
-                schema.placements,
-                (schema.placements.c.device_id == schema.devices.c.id)
-                & (schema.placements.c.valid_from_ms <= now)
-                & (
-                    schema.placements.c.valid_to_ms.is_(None)
-                    | (schema.placements.c.valid_to_ms > now)
-                ),
-            )
-            .outerjoin(schema.venues, schema.venues.c.id == schema.placements.c.venue_id)
-            .order_by(schema.devices.c.name)
-        ).all()
-    for row in rows:
-        since = "-" if row.valid_from_ms is None else _local(row.valid_from_ms, zone)
-        print(f"{row.name}\t{row.status}\t{row.venue or '-'}\t{since}")
+        zone = _zone(conn)
+        found = devices(conn, EVERYTHING, _now_ms(), zone)
+    for each in found:
+        venue = "-" if each.venue is None else each.venue.code
+        since, contact = (
+            "-" if at_ms is None else _local(at_ms, zone)
+            for at_ms in (each.placed_ms, each.last_contact_ms)
+        )
+        backlog = "-" if each.unreceipted is None else each.unreceipted
+        print(f"{each.name}\t{each.status}\t{venue}\t{since}\t{contact}\t{backlog}")
 
 
 @account_app.command("add")

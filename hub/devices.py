@@ -1,4 +1,4 @@
-"""Devices and how they join: one-time codes, the enrolment, their keys.
+"""Devices: how they join with one-time codes, and where they are placed.
 
 The hub stores the SHA-256 of a code's secret and nothing that would let a reader of the database
 enrol; protocol.identity says how edge and hub convince each other. A code works once: the same
@@ -13,10 +13,13 @@ from uuid import UUID
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from sqlalchemy import Connection, Engine, Select, insert, or_, select, update
+from sqlalchemy import Connection, Engine, Row, Select, delete, insert, or_, select, update
 
-from hub.derive import lock, rebuild
+from hub import audit
+from hub.auth.callers import Caller
+from hub.derive import lock, rederive_devices
 from hub.domain.terms import DeviceStatus
+from hub.domain.words import Words
 from hub.keys import Keyring
 from hub.store import schema as s
 from hub.store.engine import reading
@@ -34,11 +37,18 @@ CODE_VALID_MS: Final = 7 * 24 * 3600 * 1000
 REPEAT_MS: Final = 15 * 60 * 1000
 MAX_NAME_CHARS: Final = 64
 
+Who = Caller | audit.Machine
+"""Who does it."""
+
 log = structlog.get_logger(__name__)
 
 
-class DeviceError(Exception):
-    """A device cannot be added; the message says why."""
+class DeviceError(ValueError):
+    """A device cannot be added or placed so; the message says why, and `field` names the input."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class EnrolmentRefusedError(Exception):
@@ -54,101 +64,228 @@ class EnrolmentRefusedError(Exception):
 class Added:
     """A device that waits for its enrolment, and the code to type there. Shown once."""
 
+    public_id: UUID
     name: str
     code: EnrolmentCode
     expires_ms: int
 
 
 def add_device(
-    conn: Connection, keyring: Keyring, name: str, venue_code: str, now_ms: int
+    conn: Connection, who: Who, fingerprint: bytes, name: str, venue_code: str, now_ms: int
 ) -> Added:
-    """Adds a device at a venue, or gives a waiting one a new code. Raises DeviceError."""
-    if not name.strip() or len(name) > MAX_NAME_CHARS or not name.isprintable():
-        raise DeviceError(f"{name!r}: a name has 1 to {MAX_NAME_CHARS} printable characters")
+    """Adds a device at a venue, or gives one that waits there a new code. Raises DeviceError.
+
+    `fingerprint` is of the hub's own keys. Whether `who` may use the venue is the caller's to ask.
+    """
+    lock(conn)
+    name = name.strip()
+    if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
+        raise DeviceError("name", Words("设备名称要有1到{n}个可见的字符。", n=MAX_NAME_CHARS))
     venue = _venue(conn, venue_code)
     found = conn.execute(
         select(s.devices).where(s.devices.c.name == name).with_for_update()
     ).one_or_none()
     if found is not None and found.status != DeviceStatus.PENDING:
-        raise DeviceError(f"{name!r}: a device of this name is {found.status.lower()} already")
+        raise DeviceError(
+            "name",
+            Words(
+                "已经有叫“{name}”的设备（{status}），请换一个名称。",
+                name=name,
+                status=DeviceStatus(found.status),
+            ),
+        )
     if found is None:
+        public_id = s.new_public_id()
         device = conn.execute(
             insert(s.devices)
-            .values(
-                public_id=UUID(bytes=secrets.token_bytes(16)),
-                name=name,
-                status=DeviceStatus.PENDING,
-            )
+            .values(public_id=public_id, name=name, status=DeviceStatus.PENDING)
             .returning(s.devices.c.id)
         ).scalar_one()
         conn.execute(
             insert(s.placements).values(
-                device_id=device, venue_id=venue, valid_from_ms=now_ms // 1000 * 1000
+                device_id=device, venue_id=venue.id, valid_from_ms=now_ms // 1000 * 1000
             )
         )
+        audit.record(
+            conn,
+            who,
+            "device.add",
+            venue.organisation_id,
+            "device",
+            public_id,
+            now_ms,
+            name=name,
+            venue=venue.code,
+        )
     else:
-        device = found.id
-        placed = conn.execute(
+        device, public_id = found.id, found.public_id
+        placed = conn.scalar(
             select(s.placements.c.venue_id).where(
                 s.placements.c.device_id == device, s.placements.c.valid_to_ms.is_(None)
             )
-        ).scalar()
-        if placed != venue:
-            raise DeviceError(
-                f"{name!r}: is placed at another venue, or at none; use `device move`"
-            )
-        # a new code replaces the one that was not used
-        conn.execute(
-            update(s.enrolment_codes)
-            .where(s.enrolment_codes.c.device_id == device, s.enrolment_codes.c.expires_ms > now_ms)
-            .values(expires_ms=now_ms)
         )
-    code = EnrolmentCode(secrets.randbits(SECRET_BITS), keyring.public().fingerprint())
+        if placed != venue.id:
+            raise DeviceError(
+                "venue",
+                Words("设备“{name}”登记在别的会场，或不在任何会场；请先改它的位置。", name=name),
+            )
+    return _with_code(conn, who, fingerprint, (device, public_id, name), venue, now_ms)
+
+
+def new_code(
+    conn: Connection, who: Who, fingerprint: bytes, device: Row[Any], now_ms: int
+) -> Added:
+    """A new code for a device (its row) that waits to be enrolled; the old one ends.
+
+    Raises DeviceError for one that does not wait.
+    """
+    lock(conn)
+    if device.status != DeviceStatus.PENDING:
+        raise DeviceError("device", Words("这台设备已经登记过，不能再生成登记码。"))
+    p, v = s.placements.c, s.venues.c
+    venue = conn.execute(
+        select(s.venues)
+        .join(s.placements, p.venue_id == v.id)
+        .where(p.device_id == device.id)
+        .order_by(p.valid_from_ms.desc())
+        .limit(1)
+    ).one_or_none()
+    return _with_code(
+        conn, who, fingerprint, (device.id, device.public_id, device.name), venue, now_ms
+    )
+
+
+def _with_code(
+    conn: Connection,
+    who: Who,
+    fingerprint: bytes,
+    device: tuple[int, UUID, str],
+    venue: Row[Any] | None,
+    now_ms: int,
+) -> Added:
+    device_id, public_id, name = device
+    conn.execute(
+        update(s.enrolment_codes)
+        .where(s.enrolment_codes.c.device_id == device_id, s.enrolment_codes.c.expires_ms > now_ms)
+        .values(expires_ms=now_ms)
+    )
+    code = EnrolmentCode(secrets.randbits(SECRET_BITS), fingerprint)
     expires = now_ms + CODE_VALID_MS
     conn.execute(
         insert(s.enrolment_codes).values(
-            device_id=device,
+            device_id=device_id,
             secret_sha256=code.verifier(),
             created_ms=now_ms,
             expires_ms=expires,
         )
     )
-    return Added(name, code, expires)
+    audit.record(
+        conn,
+        who,
+        "device.code",
+        None if venue is None else venue.organisation_id,
+        "device",
+        public_id,
+        now_ms,
+    )
+    return Added(public_id, name, code, expires)
 
 
-def move_device(conn: Connection, name: str, venue_code: str | None, at_ms: int) -> None:
+def move_device(
+    conn: Connection,
+    who: Who,
+    name: str,
+    venue_code: str | None,
+    at_ms: int,
+    now_ms: int,
+    *,
+    replaces: bool = False,
+) -> None:
+    """`place` for the command line, which names device and venue."""
+    device = conn.execute(select(s.devices).where(s.devices.c.name == name)).one_or_none()
+    if device is None:
+        raise DeviceError("device", Words("没有叫“{name}”的设备。", name=name))
+    venue = None if venue_code is None else _venue(conn, venue_code)
+    place(conn, who, device, venue, at_ms, now_ms, replaces=replaces)
+
+
+def place(
+    conn: Connection,
+    who: Who,
+    device: Row[Any],
+    venue: Row[Any] | None,
+    at_ms: int,
+    now_ms: int,
+    *,
+    replaces: bool = False,
+) -> None:
     """From `at_ms` on, the device is at another venue, or at none; its taps since are read anew.
 
-    Raises DeviceError, also where it was placed later than that.
+    `replaces`: what was said of its place at later times is given up. Raises DeviceError.
     """
     lock(conn)
-    venue = None if venue_code is None else _venue(conn, venue_code)
-    device = conn.execute(select(s.devices.c.id).where(s.devices.c.name == name)).scalar()
-    if device is None:
-        raise DeviceError(f"{name!r}: there is no device of this name")
     p = s.placements.c
-    last = conn.execute(
-        select(p.id, p.venue_id, p.valid_from_ms, p.valid_to_ms)
-        .where(p.device_id == device)
-        .order_by(p.valid_from_ms.desc())
-        .limit(1)
-    ).one_or_none()
-    if last is not None:
-        if last.valid_from_ms >= at_ms or (last.valid_to_ms or at_ms) > at_ms:
-            raise DeviceError(
-                f"{name!r}: was placed for a later time already; correct it by import"
-            )
-        if last.venue_id == venue and last.valid_to_ms is None:
-            raise DeviceError(f"{name!r}: is at {venue_code} already")
-        if last.valid_to_ms is None:
-            conn.execute(update(s.placements).where(p.id == last.id).values(valid_to_ms=at_ms))
-    if venue is not None:
-        conn.execute(
-            insert(s.placements).values(device_id=device, venue_id=venue, valid_from_ms=at_ms)
+    rows = conn.execute(
+        select(s.placements, s.venues.c.name, s.venues.c.organisation_id)
+        .join(s.venues, s.venues.c.id == p.venue_id)
+        .where(p.device_id == device.id)
+        .order_by(p.valid_from_ms)
+    ).all()
+    later = [
+        row
+        for row in rows
+        if row.valid_from_ms >= at_ms or (row.valid_to_ms is not None and row.valid_to_ms > at_ms)
+    ]
+    if later and not replaces:
+        raise DeviceError("at", Words("这个时间以后的位置已经登记过；要改，须选择替换。"))
+    before = [row for row in rows if row.valid_from_ms < at_ms]
+    last = before[-1] if before else None
+    stands = last is not None and (last.valid_to_ms is None or last.valid_to_ms > at_ms)
+    here = last.venue_id if last is not None and stands else None
+    if not later and here == (None if venue is None else venue.id):
+        raise DeviceError(
+            "venue",
+            Words("设备现在就不在任何会场。")
+            if venue is None
+            else Words("设备现在就在“{venue}”。", venue=venue.name),
         )
-    elif last is None or last.valid_to_ms is not None:
-        raise DeviceError(f"{name!r}: is at no venue already")
-    rebuild(conn)
+    conn.execute(delete(s.placements).where(p.device_id == device.id, p.valid_from_ms >= at_ms))
+    if last is not None and stands:
+        goes_on = venue is not None and last.venue_id == venue.id
+        conn.execute(
+            update(s.placements)
+            .where(p.id == last.id)
+            .values(valid_to_ms=None if goes_on else at_ms)
+        )
+        here = last.venue_id if goes_on else None
+    else:
+        here = None
+    if venue is not None and here is None:
+        conn.execute(
+            insert(s.placements).values(device_id=device.id, venue_id=venue.id, valid_from_ms=at_ms)
+        )
+    touched = {row.venue_id for row in (*later, *([last] if last is not None else []))}
+    if venue is not None:
+        touched.add(venue.id)
+    audit.record(
+        conn,
+        who,
+        "device.place",
+        (venue or last or rows[-1]).organisation_id,
+        "device",
+        device.public_id,
+        now_ms,
+        venue=None if venue is None else venue.code,
+        at_ms=at_ms,
+        replaces=bool(later),
+    )
+    rederive_devices(conn, [device.id])
+    # Whose record is asked for has changed, also where nobody has tapped.
+    conn.execute(
+        update(s.meetings)
+        .where(s.meetings.c.venue_id.in_(touched), s.meetings.c.ends_ms >= at_ms)
+        .values(change=s.meetings.c.change + 1)
+    )
 
 
 def enrol(
@@ -244,8 +381,8 @@ def _no_code() -> EnrolmentRefusedError:
     return EnrolmentRefusedError(403, "no code that is valid now fits: get a new one")
 
 
-def _venue(conn: Connection, code: str) -> int:
-    venue: int | None = conn.scalar(select(s.venues.c.id).where(s.venues.c.code == code))
+def _venue(conn: Connection, code: str) -> Row[Any]:
+    venue = conn.execute(select(s.venues).where(s.venues.c.code == code)).one_or_none()
     if venue is None:
-        raise DeviceError(f"{code!r}: there is no venue of this code")
+        raise DeviceError("venue", Words("没有编号为“{code}”的会场。", code=code))
     return venue

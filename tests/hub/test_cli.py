@@ -335,11 +335,11 @@ def test_a_role_without_rights_is_named(hub: Cli, postgres: Any, postgres_url: s
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("device|add|x|--venue|no", ("'no'", "venue")),
-        ("device|add||--venue|hall", ("''", "1 to 64")),
-        ("device|add| |--venue|hall", ("1 to 64",)),
-        ("device|add|a\tb|--venue|hall", ("'a\\tb'", "1 to 64")),
-        (f"device|add|{'长' * 65}|--venue|hall", ("1 to 64",)),
+        ("device|add|x|--venue|no", ("“no”", "会场")),
+        ("device|add||--venue|hall", ("1到64",)),
+        ("device|add| |--venue|hall", ("1到64",)),
+        ("device|add|a\tb|--venue|hall", ("1到64",)),
+        (f"device|add|{'长' * 65}|--venue|hall", ("1到64",)),
         ("token|add|x|--org|no", ("'no'", "organisation")),
         (f"token|add|{'x' * 65}|--org|qu", ("1 to 64",)),
         ("token|add|a\nb|--org|qu", ("'a\\nb'", "1 to 64")),

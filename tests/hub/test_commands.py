@@ -111,10 +111,11 @@ def test_a_device_is_listed_with_the_day_since_when_it_hangs_there(hub: Cli) -> 
     hub.ok("device", "add", "门口", "--venue", "hall")
     time.sleep(1.1)  # a placement begins with a whole second
     hub.ok("device", "move", "门口", "--venue", "room")
-    [name, status, venue, since] = hub.ok("device", "list").strip().split("\t")
+    [name, status, venue, since, *never] = hub.ok("device", "list").strip().split("\t")
+    assert never == ["-", "-"]
     assert (name, status, venue) == ("门口", "PENDING", "room")
     assert abs(datetime.fromisoformat(f"{since}+08:00").timestamp() - time.time()) < 60
     hub.ok("device", "unplace", "门口", "--since", "2190-01-01T00:00")
     assert "room" in hub.ok("device", "list"), "not before its time"
-    hub("device", "unplace", "门口").refused("'门口'", "later time")
-    hub("device", "unplace", "nobody").refused("'nobody'", "no device")
+    hub("device", "unplace", "门口").refused("已经登记过")
+    hub("device", "unplace", "nobody").refused("“nobody”", "没有")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
+from hub.audit import Machine
 from hub.devices import CODE_VALID_MS, REPEAT_MS, DeviceError, EnrolmentRefusedError
 from hub.devices import add_device as add
 from hub.devices import enrol as hub_enrol
@@ -26,6 +27,7 @@ from tests.hub.world import World
 
 NOW = 1_777_000_000_000
 KEYRING = Keyring(SigningKey.generate(), (OpeningKey.generate(),))
+FINGERPRINT = KEYRING.public().fingerprint()
 SEAL = OpeningKey.generate().public
 
 Code = Callable[[str], EnrolmentCode]
@@ -42,7 +44,7 @@ def code_for(engine: Engine) -> Code:
 
     def make(name: str) -> EnrolmentCode:
         with engine.begin() as conn:
-            return add(conn, KEYRING, name, "v", NOW).code
+            return add(conn, Machine(), FINGERPRINT, name, "v", NOW).code
 
     return make
 
@@ -87,8 +89,8 @@ def test_a_code_works_once_and_its_answer_can_be_asked_for_again(
     assert enrol(engine, code, key, NOW + REPEAT_MS) == first
     refused(engine, 409, code, SigningKey.generate())
     refused(engine, 409, code, key, NOW + REPEAT_MS + 1)
-    with engine.begin() as conn, pytest.raises(DeviceError, match=r"'门口'.*active already"):
-        add(conn, KEYRING, "门口", "v", NOW)
+    with engine.begin() as conn, pytest.raises(DeviceError, match=r"“门口”.*在用"):
+        add(conn, Machine(), FINGERPRINT, "门口", "v", NOW)
 
 
 def test_of_many_that_come_with_one_code_one_is_enrolled(engine: Engine, code_for: Code) -> None:
@@ -118,6 +120,6 @@ def test_of_many_that_come_with_one_code_one_is_enrolled(engine: Engine, code_fo
 
 @pytest.mark.parametrize("name", ["", " ", "a\tb", "\x1b[2J", "a\u202eb", "长" * 65, "\udcff"])
 def test_a_name_that_none_can_be_is_refused(engine: Engine, code_for: Code, name: str) -> None:
-    with engine.begin() as conn, pytest.raises(DeviceError, match="1 to 64 printable"):
-        add(conn, KEYRING, name, "v", NOW)
+    with engine.begin() as conn, pytest.raises(DeviceError, match="1到64个可见"):
+        add(conn, Machine(), FINGERPRINT, name, "v", NOW)
     assert devices(engine) == []

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Connection, Engine, select, update
 
+from hub.audit import Machine
 from hub.devices import (
     CODE_VALID_MS,
     REPEAT_MS,
@@ -27,6 +28,10 @@ from tests.hub.site import Site
 from tests.hub.world import World, minutes
 
 NOW = minutes(0)
+
+
+def _add(conn: Connection, keyring: Keyring) -> Added:
+    return add_device(conn, Machine(), keyring.public().fingerprint(), "D", "V", NOW)
 
 
 @dataclass
@@ -63,7 +68,7 @@ def newcomer(engine: Engine, tmp_path: Path) -> Newcomer:
         world = World(conn)
         world.organisation("B")
         world.venue("V", "B")
-        return Newcomer(engine, keyring, add_device(conn, keyring, "D", "V", NOW))
+        return Newcomer(engine, keyring, _add(conn, keyring))
 
 
 @contextmanager
@@ -111,7 +116,7 @@ def test_a_code_that_was_replaced_between_look_and_lock_is_refused(
         with reading(engine) as conn:
             yield conn
         with engine.begin() as conn:
-            add_device(conn, newcomer.keyring, "D", "V", NOW)
+            _add(conn, newcomer.keyring)
 
     monkeypatch.setattr("hub.devices.reading", then_replaced)
     assert newcomer.refused() == 403

@@ -1,0 +1,271 @@
+"""How devices are, in words that somebody understands who stands before one.
+
+Promises: of a device everything is from its own signed statements and from the registers; what is
+wrong comes first the gravest. Reads only. Where a device stands or stood, at venues outside of the
+scope, is not told.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, select
+
+from hub.domain.attendance import moment
+from hub.domain.completeness import CLOCKS_APART_MS, Completeness, Obstacle
+from hub.domain.terms import DeviceStatus
+from hub.domain.words import Words
+from hub.store import schema as s
+from hub.store.expected import holds
+from hub.store.queries import Named, device_completeness
+from hub.store.scope import Scope, sees_device, within
+
+SILENT_MS: Final = 100_000
+"""A device that has said nothing for so long is silent: it speaks every 30 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A card reader, as the device names it."""
+
+    name: str
+    is_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A device's clock, as of its newest statement."""
+
+    is_trusted: bool
+    offset_ms: int
+    """How far it is ahead of the hub's; of a clock that is not trusted it says little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device and how it is."""
+
+    id: int
+    public_id: str
+    name: str
+    status: DeviceStatus
+    venue: Named | None
+    """Where it stands now; None: nowhere."""
+    placed_ms: int | None
+    """Since when."""
+    code_expires_ms: int | None
+    """Until when its enrolment code can be used; None: there is none."""
+    last_contact_ms: int | None
+    unreceipted: int | None
+    """Entries that it has not sent, or of which it does not know that they came; None: not said."""
+    clock: Clock | None
+    readers: tuple[Reader, ...]
+    software: str | None
+    through_ms: int | None
+    """Its record is complete up to then."""
+    troubles: tuple[Words, ...]
+    """What is wrong, a sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a device stood."""
+
+    venue: str | None
+    """None: at a venue outside of the scope."""
+    from_ms: int
+    to_ms: int | None
+
+
+def devices(
+    conn: Connection, scope: Scope, now_ms: int, zone: ZoneInfo, device_id: int | None = None
+) -> list[Device]:
+    """The devices of the scope by name, or the one of them that has this id."""
+    d, p, v = s.devices.c, s.placements.c, s.venues.c
+    rows = conn.execute(
+        select(
+            d.id,
+            d.public_id,
+            d.name,
+            d.status,
+            p.valid_from_ms,
+            v.public_id.label("venue_public_id"),
+            v.code.label("venue_code"),
+            v.name.label("venue_name"),
+        )
+        .outerjoin(s.placements, and_(p.device_id == d.id, holds(s.placements, now_ms)))
+        .outerjoin(s.venues, v.id == p.venue_id)
+        .where(sees_device(scope), *([] if device_id is None else [d.id == device_id]))
+        .order_by(d.name)
+    ).all()
+    ids = [row.id for row in rows]
+    known, heard = device_completeness(conn, ids), _heard(conn, d.id.in_(ids))
+    codes, software = _codes(conn, ids, now_ms), _software(conn, ids)
+    return [
+        _device(
+            row,
+            known[row.id],
+            heard.get(row.id),
+            codes.get(row.id),
+            software.get(row.id),
+            now_ms,
+            zone,
+        )
+        for row in rows
+    ]
+
+
+def history(conn: Connection, scope: Scope, device_id: int) -> list[Placed]:
+    """Where a device stood, the latest first."""
+    p, v = s.placements.c, s.venues.c
+    return [
+        Placed(row.name if row.is_ours else None, row.valid_from_ms, row.valid_to_ms)
+        for row in conn.execute(
+            select(
+                v.name,
+                p.valid_from_ms,
+                p.valid_to_ms,
+                within(scope, v.organisation_id).label("is_ours"),
+            )
+            .join(s.venues, v.id == p.venue_id)
+            .where(p.device_id == device_id)
+            .order_by(p.valid_from_ms.desc())
+        )
+    ]
+
+
+def _device(
+    row: Any,
+    known: Completeness,
+    heard: Row[Any] | None,
+    code_expires_ms: int | None,
+    software: str | None,
+    now_ms: int,
+    zone: ZoneInfo,
+) -> Device:
+    clock: Clock | None = None
+    readers: tuple[Reader, ...] = ()
+    unreceipted = None
+    if heard is not None:
+        clock = Clock(heard.trusted, heard.wall_ms - heard.received_ms)
+        readers = _readers(heard.readers)
+        unreceipted = heard.unreceipted
+    found = Device(
+        row.id,
+        str(row.public_id),
+        row.name,
+        DeviceStatus(row.status),
+        None
+        if row.valid_from_ms is None
+        else Named(str(row.venue_public_id), row.venue_code, row.venue_name),
+        row.valid_from_ms,
+        code_expires_ms,
+        known.last_contact_ms,
+        unreceipted,
+        clock,
+        readers,
+        software,
+        known.through_ms,
+        (),
+    )
+    return replace(found, troubles=tuple(_troubles(found, known, now_ms, zone)))
+
+
+def _troubles(device: Device, known: Completeness, now_ms: int, zone: ZoneInfo) -> Iterator[Words]:
+    if device.status is DeviceStatus.PENDING:
+        if device.code_expires_ms is None:
+            yield Words("还没有登记，登记码已用完或过期：请重新生成登记码")
+        else:
+            yield Words("等待登记：请在设备上输入登记码")
+        return
+    if device.status is not DeviceStatus.ACTIVE:
+        return
+    if known.obstacle is Obstacle.FORKED:
+        yield FORKED
+    if device.venue is None:
+        yield Words("没有登记在任何会场：刷卡算不到会议里")
+    if device.last_contact_ms is None:
+        yield Words("登记后还没有联系过：请检查设备的电源和网络")
+        return
+    if now_ms - device.last_contact_ms > SILENT_MS:
+        yield Words(
+            "设备静默：{at}以后没有消息，请检查电源和网络",
+            at=moment(device.last_contact_ms, now_ms, zone),
+        )
+    if not device.readers:
+        yield Words("读卡器未连接：请插上读卡器")
+    for each in device.readers:
+        if not each.is_up:
+            yield Words("读卡器“{name}”未连接：请检查接线", name=each.name)
+    clock = device.clock
+    if clock is not None and not clock.is_trusted:
+        yield Words("时钟未校准：刷卡先记下，时间以后再定；请检查网络或硬件时钟")
+    elif clock is not None and abs(clock.offset_ms) > CLOCKS_APART_MS:
+        minutes = -(-abs(clock.offset_ms) // 60_000)
+        if clock.offset_ms > 0:
+            yield Words("时钟快了约{n}分钟：请检查设备的时间", n=minutes)
+        else:
+            yield Words("时钟慢了约{n}分钟：请检查设备的时间", n=minutes)
+    if device.unreceipted:
+        yield Words("还有{n}条未上传", n=device.unreceipted)
+    elif known.obstacle in {Obstacle.MISSING, Obstacle.MISSING_EARLIER}:
+        yield Words("{why}", why=known.obstacle)
+    if known.holes:
+        yield Words("有{n}段记录已损坏，读不出来：建议更换存储卡", n=len(known.holes))
+
+
+FORKED: Final = Words(
+    "记录出现分叉：存储卡可能被复制、换过或恢复过。请不要再换卡，把用过的卡都留好，联系管理员；"
+    "现在还不能在页面上处理，相关会议会一直待定"
+)
+
+
+def _readers(said: str) -> tuple[Reader, ...]:
+    """As ingest wrote them; what cannot be read is no reader."""
+    try:
+        return tuple(Reader(str(each["name"]), bool(each["up"])) for each in json.loads(said))
+    except (ValueError, TypeError, KeyError):
+        return ()
+
+
+def _heard(conn: Connection, which: ColumnElement[bool]) -> Mapping[int, Row[Any]]:
+    """By device: its newest heartbeat."""
+    h = s.heartbeats.c
+    newest = (
+        select(h.id)
+        .where(h.device_id == s.devices.c.id)
+        .order_by(h.received_ms.desc(), h.boottime_ms.desc(), h.head_seq.desc(), h.id.desc())
+        .limit(1)
+        .correlate(s.devices)
+        .scalar_subquery()
+    )
+    return {
+        row.device_id: row
+        for row in conn.execute(
+            select(s.heartbeats).where(h.id.in_(select(newest).select_from(s.devices).where(which)))
+        )
+    }
+
+
+def _codes(conn: Connection, ids: Sequence[int], now_ms: int) -> dict[int, int]:
+    c = s.enrolment_codes.c
+    return {
+        row.device_id: row.expires_ms
+        for row in conn.execute(
+            select(c.device_id, func.max(c.expires_ms).label("expires_ms"))
+            .where(c.device_id.in_(ids), c.used_at_ms.is_(None), c.expires_ms > now_ms)
+            .group_by(c.device_id)
+        )
+    }
+
+
+def _software(conn: Connection, ids: Sequence[int]) -> dict[int, str]:
+    """By device: what it ran when it was last started, as far as the hub has heard."""
+    p = s.epochs.c
+    last = select(func.max(p.id)).where(p.device_id.in_(ids)).group_by(p.device_id)
+    return {
+        row.device_id: row.software
+        for row in conn.execute(select(p.device_id, p.software).where(p.id.in_(last)))
+    }
