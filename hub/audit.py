@@ -13,11 +13,12 @@ from uuid import UUID
 from sqlalchemy import Connection, insert, select
 
 from hub.auth.callers import Caller
+from hub.domain.words import Words
 from hub.store import schema as s
 
 LOOK_AGAIN_MS: Final = 10 * 60 * 1000
 """The same look by the same person within this time is one look."""
-MACHINE: Final = "hub 命令行"
+MACHINE: Final = str(Words("hub 命令行"))
 """The actor of the command line on the hub's own machine."""
 
 

@@ -1,9 +1,9 @@
 """Local accounts: a login, a password kept as Argon2id, a role in one sub-tree.
 
-Promises: a wrong login and a wrong password look the same and take as long; five wrong passwords
-lock the account for a minute, each further one for twice as long up to a quarter of an hour, also
-when they are tried at the same time; a changed password ends every session of the account; the
-last account that could make others cannot be taken away.
+Promises: a wrong login, a wrong password and a locked account look the same and take as long; five
+wrong passwords lock the account for a minute, each further one for twice as long up to a quarter of
+an hour, also when they are tried at the same time; a changed password ends every session of the
+account; the last account that could make others cannot be taken away.
 
 Functions that write take a connection in a write transaction and leave the commit to the caller.
 Messages are for the person at the page.
@@ -18,10 +18,23 @@ from uuid import UUID
 
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
-from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    and_,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
+from hub import audit
 from hub.auth.callers import Caller, caller_of, select_callers
 from hub.domain.terms import Role
+from hub.domain.words import Words
 from hub.store import schema as s
 from hub.store.engine import reading
 
@@ -40,10 +53,13 @@ _NOBODY: Final = _HASH.hash(secrets.token_urlsafe())
 _ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
+_LOCK: Final = 0x6163636F  # an arbitrary key for PostgreSQL's advisory lock
+
+
 class AccountError(ValueError):
     """An account cannot be made or changed; the message says why, and `field` names the input."""
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, field: str, message: Words) -> None:
         super().__init__(message)
         self.field = field
 
@@ -77,16 +93,43 @@ def make_account(
     now_ms: int,
 ) -> UUID:
     """A new account; gives its public id. Raises AccountError."""
-    login = _login(login)
+    check_password(password, as_login(login))
+    return add_account(
+        conn,
+        login=login,
+        name=name,
+        role=role,
+        organisation_id=organisation_id,
+        member_id=member_id,
+        hashed=hash_password(password),
+        must_change=must_change,
+        now_ms=now_ms,
+    )
+
+
+def add_account(
+    conn: Connection,
+    *,
+    login: str,
+    name: str,
+    role: Role,
+    organisation_id: int,
+    member_id: int | None,
+    hashed: str,
+    must_change: bool,
+    now_ms: int,
+) -> UUID:
+    """The same with a password that was checked and hashed before, which takes its time."""
+    login = as_login(login)
     name = name.strip()
     if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
-        raise AccountError("name", f"姓名应为1到{MAX_NAME_CHARS}个字")
+        raise AccountError("name", Words("姓名应为1到{most}个字", most=MAX_NAME_CHARS))
     if role is Role.MEMBER and member_id is None:
-        raise AccountError("member", "党员账号必须对应一名党员")
-    check_password(password, login)
+        raise AccountError("member", Words("党员账号必须对应一名党员"))
+    lock_accounts(conn)
     taken = select(s.accounts.c.id).where(s.accounts.c.login == login)
     if conn.scalar(taken) is not None:
-        raise AccountError("login", "这个登录名已有人使用，请换一个")
+        raise AccountError("login", Words("这个登录名已有人使用，请换一个"))
     public_id = s.new_public_id()
     conn.execute(
         insert(s.accounts).values(
@@ -96,7 +139,7 @@ def make_account(
             role=role.value,
             organisation_id=organisation_id,
             member_id=member_id,
-            password=_HASH.hash(password),
+            password=hashed,
             must_change=must_change,
             created_ms=now_ms,
         )
@@ -106,32 +149,13 @@ def make_account(
 
 def sign_in(engine: Engine, login: str, password: str, now_ms: int) -> SignedIn:
     """Whoever this is. Raises SignInError. Takes its own transactions: the check takes a while."""
+    a = s.accounts.c
     try:
-        known_as = _login(login)
+        known_as = as_login(login)
     except AccountError:
         known_as = ""
-    a = s.accounts.c
-    with engine.begin() as conn:
-        row = conn.execute(
-            select(s.accounts).where(a.login == known_as, a.disabled_ms.is_(None)).with_for_update()
-        ).one_or_none()
-        if row is not None:
-            if row.locked_until_ms is not None and row.locked_until_ms > now_ms:
-                raise SignInError(row.locked_until_ms)
-            # Counted before it is looked at: guesses made at the same time count all the same.
-            conn.execute(
-                update(s.accounts)
-                .where(a.id == row.id)
-                .values(
-                    failures=row.failures + 1, locked_until_ms=_locked(row.failures + 1, now_ms)
-                )
-            )
-    if not _matches(password, _NOBODY if row is None else row.password) or row is None:
-        raise SignInError
-    with engine.begin() as conn:
-        conn.execute(
-            update(s.accounts).where(a.id == row.id).values(failures=0, locked_until_ms=None)
-        )
+    row = _checked(engine, and_(a.login == known_as, a.disabled_ms.is_(None)), password, now_ms)
+    with reading(engine) as conn:
         found = conn.execute(
             select_callers(s.accounts).where(a.id == row.id, a.password == row.password)
         ).one_or_none()
@@ -141,27 +165,62 @@ def sign_in(engine: Engine, login: str, password: str, now_ms: int) -> SignedIn:
 
 
 def change_password(
-    engine: Engine, account_id: int, old: str, new: str, *, keep_session: bytes | None
+    engine: Engine, caller: Caller, old: str, new: str, *, keep_session: bytes | None, now_ms: int
 ) -> None:
-    """Replace one's own password; ends all other sessions. Raises AccountError."""
+    """Replace one's own password; ends all other sessions. Raises AccountError.
+
+    A wrong one counts as at the sign-in: a session left open is no place for guesses.
+    """
     a = s.accounts.c
-    with reading(engine) as conn:
-        row = conn.execute(select(s.accounts).where(a.id == account_id)).one()
-    if not _matches(old, row.password):
-        raise AccountError("old", "原密码不对")
+    try:
+        row = _checked(engine, a.id == caller.account_id, old, now_ms)
+    except SignInError:
+        raise AccountError("old", Words("原密码不对")) from None
     check_password(new, row.login)
     if new == old:
-        raise AccountError("new", "新密码不能与原密码相同")
-    hashed = _HASH.hash(new)
+        raise AccountError("new", Words("新密码不能与原密码相同"))
+    hashed = hash_password(new)
     with engine.begin() as conn:
         changed = conn.execute(
             update(s.accounts)
-            .where(a.id == account_id, a.password == row.password)
+            .where(a.id == row.id, a.password == row.password)
             .values(password=hashed, must_change=False)
         )
         if changed.rowcount != 1:
-            raise AccountError("old", "密码刚刚被改过，请重新登录")
-        _end_sessions(conn, account_id, keep_session)
+            raise AccountError("old", Words("密码刚刚被改过，请重新登录"))
+        end_sessions(conn, row.id, keep_session)
+        audit.record(
+            conn,
+            caller,
+            "account.change_password",
+            row.organisation_id,
+            "account",
+            row.public_id,
+            now_ms,
+        )
+
+
+def _checked(engine: Engine, which: ColumnElement[bool], password: str, now_ms: int) -> Row[Any]:
+    """The account, if there is one and this is its password. Raises SignInError."""
+    locked_until_ms = None
+    with engine.begin() as conn:
+        row = conn.execute(select(s.accounts).where(which).with_for_update()).one_or_none()
+        if row is not None and (row.locked_until_ms or 0) > now_ms:
+            locked_until_ms = row.locked_until_ms
+        elif row is not None:
+            # Counted before it is looked at: guesses made at the same time count all the same.
+            _count_failure(conn, row, now_ms)
+    # Whether there is such an account must not show in the time that the answer takes.
+    is_right = _matches(password, _NOBODY if row is None or locked_until_ms else row.password)
+    if row is None or locked_until_ms or not is_right:
+        raise SignInError(locked_until_ms)
+    with engine.begin() as conn:
+        conn.execute(
+            update(s.accounts)
+            .where(s.accounts.c.id == row.id)
+            .values(failures=0, locked_until_ms=None)
+        )
+    return row
 
 
 def reset_password(conn: Connection, account_id: int) -> str:
@@ -170,15 +229,18 @@ def reset_password(conn: Connection, account_id: int) -> str:
     conn.execute(
         update(s.accounts)
         .where(s.accounts.c.id == account_id)
-        .values(password=_HASH.hash(password), must_change=True, failures=0, locked_until_ms=None)
+        .values(
+            password=hash_password(password), must_change=True, failures=0, locked_until_ms=None
+        )
     )
-    _end_sessions(conn, account_id)
+    end_sessions(conn, account_id)
     return password
 
 
 def disable(conn: Connection, account_id: int, now_ms: int) -> None:
     """End an account and its sessions; what it did stays. Raises AccountError."""
     a = s.accounts.c
+    lock_accounts(conn)
     row = conn.execute(select(s.accounts).where(a.id == account_id)).one()
     if row.role == Role.OPERATOR.value and row.disabled_ms is None:
         others = conn.scalar(
@@ -192,18 +254,24 @@ def disable(conn: Connection, account_id: int, now_ms: int) -> None:
         if not others and conn.scalar(
             select(a.id).where(a.id == account_id, a.organisation_id.in_(_roots()))
         ):
-            raise AccountError("account", "这是最后一个全区管理员账号，不能停用")
+            raise AccountError("account", Words("这是最后一个全区管理员账号，不能停用"))
     conn.execute(
         update(s.accounts)
         .where(a.id == account_id, a.disabled_ms.is_(None))
         .values(disabled_ms=now_ms)
     )
-    _end_sessions(conn, account_id)
+    end_sessions(conn, account_id)
 
 
 def enable(conn: Connection, account_id: int) -> None:
     """Let a disabled account sign in again."""
     conn.execute(update(s.accounts).where(s.accounts.c.id == account_id).values(disabled_ms=None))
+
+
+def lock_accounts(conn: Connection) -> None:
+    """Until the end of the transaction nobody else adds or disables accounts."""
+    if conn.dialect.name == "postgresql":  # SQLite has one writer anyway
+        conn.execute(select(func.pg_advisory_xact_lock(_LOCK)))
 
 
 def has_accounts(conn: Connection) -> bool:
@@ -230,6 +298,12 @@ def accounts_in(conn: Connection, condition: ColumnElement[bool]) -> list[Row[An
     )
 
 
+def hash_password(password: str) -> str:
+    """What is kept of a password; takes some tenths of a second and 64 MiB."""
+    with _CHECKS:
+        return _HASH.hash(password)
+
+
 def first_password() -> str:
     """A password to hand over: 80 bits in groups that can be read aloud."""
     groups = ["".join(secrets.choice(_ALPHABET) for _ in range(4)) for _ in range(4)]
@@ -239,18 +313,31 @@ def first_password() -> str:
 def check_password(password: str, login: str = "") -> None:
     """Raises AccountError where nobody should use this password (NIST SP 800-63B, 3.1.1)."""
     if len(password) < MIN_PASSWORD_CHARS:
-        raise AccountError("new", f"密码至少要有{MIN_PASSWORD_CHARS}个字符")
+        raise AccountError("new", Words("密码至少要有{least}个字符", least=MIN_PASSWORD_CHARS))
     if len(password) > MAX_PASSWORD_CHARS:
-        raise AccountError("new", f"密码最多{MAX_PASSWORD_CHARS}个字符")
+        raise AccountError("new", Words("密码最多{most}个字符", most=MAX_PASSWORD_CHARS))
     if len(set(password)) < 4 or (login and login in password.casefold()):
-        raise AccountError("new", "密码太容易猜到：不要重复同一个字符，也不要包含登录名")
+        raise AccountError("new", Words("密码太容易猜到：不要重复同一个字符，也不要包含登录名"))
 
 
-def _login(text: str) -> str:
+def as_login(text: str) -> str:
+    """A login as it is kept: NFKC, in small letters. Raises AccountError."""
     login = unicodedata.normalize("NFKC", text).strip().casefold()
     if not login or len(login) > MAX_LOGIN_CHARS or not login.isprintable() or " " in login:
-        raise AccountError("login", f"登录名应为1到{MAX_LOGIN_CHARS}个字符，不含空格")
+        raise AccountError(
+            "login", Words("登录名应为1到{most}个字符，不含空格", most=MAX_LOGIN_CHARS)
+        )
     return login
+
+
+def _count_failure(conn: Connection, row: Row[Any], now_ms: int) -> None:
+    failures = row.failures + 1
+    until_ms = _locked(failures, now_ms)
+    conn.execute(
+        update(s.accounts)
+        .where(s.accounts.c.id == row.id)
+        .values(failures=failures, locked_until_ms=until_ms)
+    )
 
 
 def _locked(failures: int, now_ms: int) -> int | None:
@@ -271,7 +358,8 @@ def _roots() -> Any:
     return select(s.organisations.c.id).where(s.organisations.c.parent_id.is_(None))
 
 
-def _end_sessions(conn: Connection, account_id: int, keep: bytes | None = None) -> None:
+def end_sessions(conn: Connection, account_id: int, keep: bytes | None = None) -> None:
+    """End all sessions of an account, but for the one with the key `keep`."""
     t = s.sessions.c
     statement = delete(s.sessions).where(t.account_id == account_id)
     conn.execute(statement if keep is None else statement.where(t.session_sha256 != keep))

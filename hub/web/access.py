@@ -18,6 +18,7 @@ from hub.auth.accounts import (
     SignInError,
     change_password,
     has_accounts,
+    lock_accounts,
     make_account,
     sign_in,
 )
@@ -35,8 +36,9 @@ Text = Annotated[str, Form()]
 
 router = APIRouter(include_in_schema=False)
 
-_REFUSED: Final = Words("登录名或密码不对，请核对后重新输入。")
-_LOCKED: Final = Words("密码多次输错，账号已暂时锁定，请过几分钟再试，或请管理员重设密码。")
+_REFUSED: Final = Words(
+    "登录名或密码不对，请核对后重新输入。连续输错多次会暂时锁定：请过几分钟再试，或请管理员重设密码。"
+)
 _CODE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -71,10 +73,10 @@ def sign_in_here(
     back, now_ms = local_path(next), hub.clock()
     try:
         found = sign_in(hub.engine, login, password, now_ms)
-    except SignInError as error:
-        problem = _REFUSED if error.locked_until_ms is None else _LOCKED
+    except SignInError:
+        # The same for all: whether there is an account of this login is nobody's business.
         return page(
-            "sign-in.html", 403, caller=None, back=back, problem=problem, login=login, is_new=False
+            "sign-in.html", 403, caller=None, back=back, problem=_REFUSED, login=login, is_new=False
         )
     account_id = found.caller.account_id
     assert account_id is not None  # noqa: S101
@@ -155,6 +157,7 @@ def first_run(
         return _first_run(422, values, errors)
     try:
         with hub.engine.begin() as conn:
+            lock_accounts(conn)
             if has_accounts(conn):
                 raise HTTPException(404)
             organisation_id = _district(conn, values["district_code"], values["district"])
@@ -226,14 +229,14 @@ def password(
     found = session(request)
     if found is None:
         raise NotSignedInError(request)
-    account_id = found.caller.account_id
-    assert account_id is not None  # noqa: S101
     errors: dict[str, object] = {}
     if new != again:
         errors["again"] = Words("两次输入的密码不一样")
     else:
         try:
-            change_password(hub.engine, account_id, old, new, keep_session=found.key)
+            change_password(
+                hub.engine, found.caller, old, new, keep_session=found.key, now_ms=hub.clock()
+            )
         except AccountError as error:
             errors[error.field] = error
     if errors:
