@@ -278,8 +278,6 @@ def test_what_i_asked_for_and_what_became_of_it(world: World) -> None:
     me, secretary = caller(world, "李名", Role.MEMBER, member="李"), caller(world, "书记")
     mine = public_id("李")
     first = statements.ask_leave(conn, me, meeting, mine, LeaveReason.WORK, minutes(-100))
-        conn, me, meeting, public_id("李"), LeaveReason.WORK, minutes(-100)
-    )
     statements.withdraw(conn, me, first, minutes(-90))
     second = statements.ask_leave(
         conn, me, meeting, public_id("李"), LeaveReason.ILLNESS, minutes(-80)
