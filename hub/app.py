@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy import Engine
+from starlette.middleware.gzip import GZipMiddleware
 
 from hub.api import routes as api
 from hub.auth.tokens import random_text
@@ -61,6 +62,7 @@ def create_app(
     app.add_middleware(SameSite)
     app.add_middleware(Visits)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(GZipMiddleware, compresslevel=6)  # all but live streams
     answer_failures(app)
     app.include_router(api.router)
     app.include_router(web.router)

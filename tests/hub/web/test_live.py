@@ -53,6 +53,7 @@ def streaming(site: Site, url: str, cookies: httpx.Cookies | None = None) -> Ite
             assert response.status_code == 200
             assert response.headers["content-type"].startswith("text/event-stream")
             assert response.headers["cache-control"] == "no-store"
+            assert "content-encoding" not in response.headers, "it would be held back"
             assert "default-src 'self'" in response.headers["content-security-policy"]
             yield Stream(response.iter_lines())
 

@@ -171,6 +171,18 @@ def test_static_files_are_cached_by_content(site: Site) -> None:
     assert site.client().get("/static/%2e%2e/routes.py").status_code == 404
 
 
+def test_pages_and_static_files_travel_compressed(site: Site) -> None:
+    client = site.signed_in()
+    html = client.get("/")
+    (style,) = re.findall(r'href="(/static/app.css[^"]+)"', html.text)
+    for answer in (html, client.get(style)):
+        assert answer.headers["content-encoding"] == "gzip"
+        assert "accept-encoding" in answer.headers["vary"].lower()
+    plain = client.get("/", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.text == html.text
+
+
 def test_no_page_has_inline_code_or_leaves_a_place_empty(site: Site) -> None:
     site.tap("李", minutes(-10))
     client = site.client().sign_in("甲")
