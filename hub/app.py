@@ -17,7 +17,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from hub.api import routes as api
 from hub.auth.tokens import random_text
-from hub.context import Context, Enrol, Health
+from hub.context import Context, Enrol, Health, Joining
 from hub.failures import BodyLimit, SameSite, SecurityHeaders, answer_failures
 from hub.web import access, language, query
 from hub.web import routes as web
@@ -38,12 +38,13 @@ def create_app(
     enrol: Enrol | None = None,
     health: Health | None = None,
     first_run_code: str | None = None,
+    joining: Joining | None = None,
 ) -> FastAPI:
     """The application over an engine whose database is migrated.
 
-    `enrol` None: this process takes no enrolments (503). `health` says what is wrong beyond the
-    database, None meaning nothing; it is asked in a worker thread and must not block. With
-    `first_run_code` the first account can be made; None: by the command line alone.
+    `enrol` and `joining` None: this process takes no enrolments (503). `health` says what is wrong
+    beyond the database, None meaning nothing; it is asked in a worker thread and must not block.
+    With `first_run_code` the first account can be made; None: by the command line alone.
     """
     app = FastAPI(
         title="shuaka",
@@ -56,7 +57,9 @@ def create_app(
         generate_unique_id_function=_operation_id,
         redirect_slashes=False,
     )
-    app.state.context = Context(engine, zone, clock, enrol, health, first_run_code or random_text())
+    app.state.context = Context(
+        engine, zone, clock, enrol, health, first_run_code or random_text(), joining
+    )
     app.state.boards = {}  # of `hub.web.live`
     app.add_middleware(BodyLimit)
     app.add_middleware(SameSite)

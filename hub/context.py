@@ -32,6 +32,16 @@ Health = Callable[[], str | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Joining:
+    """What devices are told to join this hub."""
+
+    fingerprint: bytes
+    """Of the hub's keys; part of every enrolment code."""
+    broker: str
+    """The broker's address, as devices are told it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What the process gives to its requests."""
 
@@ -43,6 +53,8 @@ class Context:
     health: Health | None
     first_run_code: str
     """Whoever knows it may make the first account; of no use once there is one."""
+    joining: Joining | None = None
+    """None: this process takes no enrolments, and makes no codes for them."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server begins to stop: live streams end then."""
 

@@ -27,3 +27,13 @@ def day_from(text: str) -> date | None:
     except ValueError:
         return None
     return day if FIRST_DAY <= day <= LAST_DAY else None
+
+
+def moment_from(day: str, time: str, zone: ZoneInfo) -> int | None:
+    """The moment in ms that a local day and a time such as 18:30 name; None for anything else."""
+    found = day_from(day)
+    if found is None or not re.fullmatch(r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9])?", time):
+        return None
+    hour, minute, second, *_ = *map(int, time.split(":")), 0
+    at = datetime(found.year, found.month, found.day, hour, minute, second, tzinfo=zone)
+    return round(at.timestamp() * 1000)

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from hub.app import Server, create_app, wall_ms
 from hub.auth.accounts import first_password, has_accounts
 from hub.config import ConfigError, Settings
+from hub.context import Joining
 from hub.devices import enrol
 from hub.ingest.service import Ingest
 from hub.keys import Keyring
@@ -42,6 +43,7 @@ def serve(engine: Engine, keyring: Keyring, settings: Settings) -> None:
         enrol=answer,
         health=lambda: ingest.trouble() or None,
         first_run_code=code,
+        joining=Joining(keyring.public().fingerprint(), settings.broker_for_edges),
     )
     config = uvicorn.Config(
         app,

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from hub.app import Server, create_app
 from hub.auth.accounts import make_account
 from hub.auth.tokens import new_token
-from hub.context import Enrol, Health
+from hub.context import Enrol, Health, Joining
 from hub.derive import derive_batch
 from hub.domain.terms import Role
 from tests.hub.world import Entry, World, district, minutes, uid_of
@@ -33,6 +33,7 @@ class Site:
     now_ms: int = minutes(-5)
     health: Health | None = None
     enrol: Enrol | None = None
+    joining: Joining | None = None
     tokens: dict[str, str] = field(default_factory=dict)
     """By organisation: a secretary's; by (organisation, role) in words, such as 甲 AUDITOR."""
     ids: dict[str, int] = field(default_factory=dict)
@@ -79,7 +80,12 @@ class Site:
     def application(self) -> FastAPI:
         """The application anew, as after a start of the process."""
         return create_app(
-            self.engine, zone=ZONE, clock=lambda: self.now_ms, enrol=self.enrol, health=self.health
+            self.engine,
+            zone=ZONE,
+            clock=lambda: self.now_ms,
+            enrol=self.enrol,
+            health=self.health,
+            joining=self.joining,
         )
 
     def world(self, conn: Any) -> World:
