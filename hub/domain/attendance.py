@@ -301,6 +301,7 @@ def pending_reasons(
     *,
     held: bool | None = None,
     sheet_complete: bool = False,
+    is_over: bool = True,
 ) -> tuple[Words, ...]:
     """Why nothing is concluded of a member without a tap, in plain Chinese, the whole list.
 
@@ -312,7 +313,7 @@ def pending_reasons(
     if sheet_complete:
         return (*said, NOT_TOLD)
     reasons = [
-        device_words(each, opens_ms, ends_ms, zone)
+        device_words(each, opens_ms, ends_ms, zone, is_over=is_over)
         for each in devices
         if not each.completeness.covers(opens_ms, ends_ms)
     ]
@@ -347,8 +348,18 @@ def unattended_words(
     return words
 
 
-def device_words(device: CoveringDevice, opens_ms: int, ends_ms: int, zone: ZoneInfo) -> Words:
-    """One sentence: through which time the device's record is complete, or why that is unknown."""
+def device_words(
+    device: CoveringDevice,
+    opens_ms: int,
+    ends_ms: int,
+    zone: ZoneInfo,
+    *,
+    is_over: bool = True,
+) -> Words:
+    """One sentence: through which time the device's record is complete, or why that is unknown.
+
+    While the meeting is not over, a record that goes only so far is as it should be.
+    """
     known = device.completeness
     name = device.name
     why = "" if known.obstacle is None else Words("（{why}）", why=known.obstacle)
@@ -362,6 +373,10 @@ def device_words(device: CoveringDevice, opens_ms: int, ends_ms: int, zone: Zone
             "设备“{name}”：记录是否完整尚不清楚{contact}{why}", name=name, contact=contact, why=why
         )
     through = moment(known.through_ms, ends_ms, zone)
+    if known.through_ms <= ends_ms and not is_over:
+        return Words(
+            "设备“{name}”：{through}以前的刷卡都已收到{why}", name=name, through=through, why=why
+        )
     if known.through_ms <= ends_ms:
         return Words(
             "设备“{name}”：记录只完整至{through}，会议{end}结束{why}",

@@ -270,7 +270,9 @@ def meeting_attendance(
         meeting=_head(row, _partners(conn, [row.id])),
         counts=counts,
         rows=rows,
-        devices=tuple(_state(each, public_id, row, zone) for public_id, each in devices.values()),
+        devices=tuple(
+            _state(each, public_id, row, now_ms, zone) for public_id, each in devices.values()
+        ),
         complete=complete,
         unmatched=outcomes[Outcome.UNMATCHED],
         unplaced=outcomes[Outcome.UNPLACED],
@@ -282,6 +284,7 @@ def meeting_attendance(
             zone,
             held=stated.held,
             sheet_complete=stated.sheet_complete,
+            is_over=now_ms > row.ends_ms,
         )
         if counts.not_seen or counts.pending
         else (),
@@ -960,7 +963,7 @@ def _holes(conn: Connection, device_ids: Sequence[int]) -> dict[int, list[Hole]]
 
 
 def _state(
-    device: CoveringDevice, public_id: str, meeting: Row[Any], zone: ZoneInfo
+    device: CoveringDevice, public_id: str, meeting: Row[Any], now_ms: int, zone: ZoneInfo
 ) -> DeviceState:
     known = device.completeness
     return DeviceState(
@@ -969,5 +972,7 @@ def _state(
         known.covers(meeting.opens_ms, meeting.ends_ms),
         known.through_ms,
         known.last_contact_ms,
-        device_words(device, meeting.opens_ms, meeting.ends_ms, zone),
+        device_words(
+            device, meeting.opens_ms, meeting.ends_ms, zone, is_over=now_ms > meeting.ends_ms
+        ),
     )

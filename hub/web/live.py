@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Final
 from uuid import UUID
@@ -45,18 +46,23 @@ class Shown:
 
     change: int
     until_ms: int
+    is_cut_off: bool
+    """Whether the hub itself took in no taps then."""
     html: str
 
 
 class Board:
-    """A meeting as one sub-tree sees it in one language, and the sessions that watch it.
+    """A meeting as one sub-tree sees it in one form and language, and the sessions that watch it.
 
     Belongs to the event loop; only `_look` runs in a worker thread, one at a time.
     """
 
-    def __init__(self, hub: Context, scope: int, public_id: str, language: Language) -> None:
+    def __init__(
+        self, hub: Context, scope: int, public_id: str, language: Language, template: str
+    ) -> None:
         self._hub = hub
         self._language = language
+        self._template = template
         self._scope = scope
         self._public_id = public_id
         self._lock = asyncio.Lock()
@@ -92,10 +98,12 @@ class Board:
         self, shown: Shown | None, keys: frozenset[bytes]
     ) -> tuple[Shown | None, frozenset[bytes]]:
         hub, now_ms = self._hub, self._hub.clock()
+        is_cut_off = cut_off(hub)
         with reading(hub.engine) as conn:
             held = which_hold(conn, keys, self._scope, now_ms)
             change = queries.meeting_change(conn, self._scope, self._public_id)
-            if shown is not None and shown.change == change and now_ms < shown.until_ms:
+            same = shown is not None and (shown.change, shown.is_cut_off) == (change, is_cut_off)
+            if shown is not None and same and now_ms < shown.until_ms:
                 return shown, held
             found = queries.meeting_attendance(conn, self._scope, self._public_id, now_ms, hub.zone)
         if found is None:
@@ -103,12 +111,18 @@ class Board:
         turn_ms = next_turn_ms(found.meeting, now_ms)
         until_ms = now_ms + REFRESH_MS if turn_ms is None else min(now_ms + REFRESH_MS, turn_ms)
         with speaking(self._language):
-            html = render("attendance.html", meeting=attendance(found, hub.zone))
-        return Shown(found.meeting.change, until_ms, html), held
+            view = attendance(found, hub.zone, is_cut_off=is_cut_off)
+            html = render(self._template, meeting=view)
+        return Shown(found.meeting.change, until_ms, is_cut_off, html), held
 
 
-Boards = dict[tuple[int, str, Language], Board]
-"""What is watched now, by sub-tree, meeting and language."""
+def cut_off(hub: Context) -> bool:
+    """Whether the hub says that it takes in no taps now; asked in a worker thread."""
+    return hub.health is not None and hub.health() is not None
+
+
+Boards = dict[tuple[int, str, Language, str], Board]
+"""What is watched now, by sub-tree, meeting, language and template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +134,8 @@ class Watch:
     key: bytes
 
 
-async def watching(request: Request, meeting: UUID) -> AsyncIterator[Watch]:
+@asynccontextmanager
+async def _watching(request: Request, meeting: UUID, template: str) -> AsyncIterator[Watch]:
     """The watch of whoever is signed in, until the answer is over.
 
     401 without a session, 404 out of their sub-tree, 429 with too many streams of the session.
@@ -142,7 +157,7 @@ async def watching(request: Request, meeting: UUID) -> AsyncIterator[Watch]:
     boards: Boards = request.app.state.boards
     if sum(board.watchers[found.key] for board in boards.values()) >= STREAMS_A_SESSION:
         raise HTTPException(429)
-    which = (scope, name, spoken())
+    which = (scope, name, spoken(), template)
     board = boards.setdefault(which, Board(hub, *which))
     board.join(found.key)
     try:
@@ -153,9 +168,35 @@ async def watching(request: Request, meeting: UUID) -> AsyncIterator[Watch]:
             boards.pop(which, None)
 
 
+async def watching_page(request: Request, meeting: UUID) -> AsyncIterator[Watch]:
+    """Of the meeting's page, see `_watching`."""
+    async with _watching(request, meeting, "attendance.html") as watch:
+        yield watch
+
+
+async def watching_screen(request: Request, meeting: UUID) -> AsyncIterator[Watch]:
+    """Of the shared screen, see `_watching`."""
+    async with _watching(request, meeting, "screen-live.html") as watch:
+        yield watch
+
+
 @router.get("/meetings/{meeting}/live", response_class=EventSourceResponse)
-async def live(watch: Annotated[Watch, Depends(watching)]) -> AsyncIterator[ServerSentEvent]:
-    """Unnamed events with HTML; an `end` event where connecting again is of no use."""
+async def live(watch: Annotated[Watch, Depends(watching_page)]) -> AsyncIterator[ServerSentEvent]:
+    """The meeting's page: unnamed events with HTML; `end` where coming again is of no use."""
+    async for event in _events(watch):
+        yield event
+
+
+@router.get("/meetings/{meeting}/screen/live", response_class=EventSourceResponse)
+async def live_screen(
+    watch: Annotated[Watch, Depends(watching_screen)],
+) -> AsyncIterator[ServerSentEvent]:
+    """The shared screen, likewise."""
+    async for event in _events(watch):
+        yield event
+
+
+async def _events(watch: Watch) -> AsyncIterator[ServerSentEvent]:
     board = watch.board
     seen = board.shown
     while not watch.hub.closing.is_set():

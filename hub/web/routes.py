@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import groupby
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from hub.audit import Look
 from hub.auth.callers import Caller
@@ -20,10 +20,10 @@ from hub.context import Context, context, page_right, signed_in
 from hub.days import day_from, span_ms
 from hub.store import queries
 from hub.store.engine import reading
-from hub.store.scope import find_meeting
+from hub.store.scope import find_meeting, is_within
 from hub.web import live
 from hub.web.pages import page
-from hub.web.view import FOUND, TODAY, Section, around_today, attendance, line
+from hub.web.view import FOUND, TODAY, Attendance, Section, around_today, attendance, line
 from hub.web.words import day_words, t
 
 BACK_DAYS: Final = 14
@@ -97,21 +97,35 @@ def meetings(request: Request, caller: Annotated[Caller, Depends(signed_in)], hu
 @router.get("/meetings/{meeting}")
 def meeting(caller: Asking, hub: Hub, meeting: UUID) -> Response:
     """One meeting's attendance."""
-    with reading(hub.engine) as conn:
-        row = find_meeting(conn, caller.organisation_id, meeting)
-        found = queries.meeting_attendance(
-            conn, caller.organisation_id, str(meeting), hub.clock(), hub.zone
-        )
-    if found is None:
-        raise HTTPException(404)
+    row, shown, is_own = _meeting(caller, hub, meeting)
     hub.looks(caller, Look("meeting.page", meeting_id=row.id))
     return page(
         "meeting.html",
         caller=caller,
         section="meetings",
-        at_top=False,
-        meeting=attendance(found, hub.zone),
+        meeting=shown,
+        may_change=is_own and caller.may(Right.MEETINGS),
     )
+
+
+@router.get("/meetings/{meeting}/screen")
+def screen(caller: Asking, hub: Hub, meeting: UUID) -> Response:
+    """One meeting for all in the room to see: totals and nothing of anybody, so no look is kept."""
+    return page("screen.html", caller=caller, meeting=_meeting(caller, hub, meeting)[1])
+
+
+def _meeting(caller: Caller, hub: Context, public_id: UUID) -> tuple[Row[Any], Attendance, bool]:
+    """The meeting's row, all of it as pages show it, and whether it is the scope's own."""
+    is_cut_off = live.cut_off(hub)
+    with reading(hub.engine) as conn:
+        row = find_meeting(conn, caller.organisation_id, public_id)
+        is_own = is_within(conn, caller.organisation_id, row.organisation_id)
+        found = queries.meeting_attendance(
+            conn, caller.organisation_id, str(public_id), hub.clock(), hub.zone
+        )
+    if found is None:
+        raise HTTPException(404)
+    return row, attendance(found, hub.zone, is_cut_off=is_cut_off), is_own
 
 
 def _meetings(

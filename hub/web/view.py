@@ -8,7 +8,7 @@ from typing import Final, Self
 from zoneinfo import ZoneInfo
 
 from hub.domain.attendance import MINUTE_MS
-from hub.domain.terms import Term, Verdict
+from hub.domain.terms import Evidence, Quorum, Term, Verdict
 from hub.domain.words import Words
 from hub.store.queries import (
     AttendanceRow,
@@ -20,6 +20,8 @@ from hub.store.queries import (
 from hub.web.words import day_words, short_day, t
 
 _RECENT: Final = 6
+SILENT_MS: Final = 100_000
+"""A device that has not been heard of for so long may hold taps: it reports every 30 seconds."""
 
 
 class Phase(Term):
@@ -38,6 +40,12 @@ _PHASE_LOOK: Final = {
     Phase.OPEN: ("info", "tap"),
     Phase.RUNNING: ("ok", "run"),
     Phase.OVER: ("open", "flag"),
+}
+
+_QUORUM_LOOK: Final = {
+    Quorum.MET: ("ok", "ok"),
+    Quorum.NOT_MET: ("warn", "alert"),
+    Quorum.UNKNOWN: ("open", "ask"),
 }
 
 _VERDICT_LOOK: Final = {
@@ -188,7 +196,8 @@ class PersonLine:
     note: str
     chip: Chip
     at: str
-    taps: int
+    how: str
+    """By what it is shown; empty where nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +216,12 @@ class Attendance:
     title: str
     kind: str
     organisation: str
+    partners: str
+    """The other organisations of a joint meeting."""
+    chair: str
     venue: str
     day: str
+    iso: str
     hours: str
     check_in: str
     """When taps count, and from when they are late."""
@@ -216,6 +229,12 @@ class Attendance:
     cancelled: bool
     over: bool
     counts: Counts
+    doubts: tuple[str, ...]
+    """Why the figures may lag behind what happens; empty while they do not, or when it is over."""
+    quorum: Chip | None
+    """None where none is asked for."""
+    stated: tuple[Chip, ...]
+    """What people stated of the meeting, and how it fits."""
     rate: str | None
     """到会率 in words, None where none can be told, see `_rate`."""
     members: tuple[PersonLine, ...]
@@ -242,8 +261,11 @@ def _rate(found: MeetingAttendance) -> str | None:
     return f"{100 * counts.present / counts.expected:.1f}%"
 
 
-def attendance(found: MeetingAttendance, zone: ZoneInfo) -> Attendance:
-    """A meeting as its page shows it at `found.as_of_ms`."""
+def attendance(found: MeetingAttendance, zone: ZoneInfo, *, is_cut_off: bool = False) -> Attendance:
+    """A meeting as its page shows it at `found.as_of_ms`.
+
+    `is_cut_off`: the hub itself takes in no taps now.
+    """
     head, counts, now_ms = found.meeting, found.counts, found.as_of_ms
     starts, ends = _local(head.starts_ms, zone), _local(head.ends_ms, zone)
     state = phase(head, now_ms)
@@ -263,14 +285,20 @@ def attendance(found: MeetingAttendance, zone: ZoneInfo) -> Attendance:
         title=head.title,
         kind=t(head.kind),
         organisation=head.organisation.name,
+        partners=t("、").join(each.name for each in head.partners),
+        chair=head.chair,
         venue=head.venue.name,
         day=day_words(starts.date()),
+        iso=starts.date().isoformat(),
         hours=_hours(starts, ends),
         check_in=_check_in(head, starts, zone),
         chip=Chip.of_phase(state),
         cancelled=head.cancelled,
         over=over,
         counts=counts,
+        doubts=_doubts(found, state, is_cut_off=is_cut_off),
+        quorum=_quorum(found),
+        stated=_stated(found, state),
         rate=_rate(found),
         members=tuple(each for _, each in members),
         guests=tuple(each for row, each in people if row.verdict is Verdict.GUEST),
@@ -307,8 +335,93 @@ def _person(
         note=note,
         chip=Chip.of_verdict(row.verdict),
         at="" if row.at_ms is None else f"{_local(row.at_ms, zone):%H:%M:%S}",
-        taps=row.taps,
+        how=_how(row),
     )
+
+
+def _how(row: AttendanceRow) -> str:
+    if row.evidence is None:
+        return ""
+    if row.evidence is Evidence.TAP and row.taps > 1:
+        return t("刷卡 {n} 次", n=row.taps)
+    words = t(row.evidence)
+    return "" if words == t(row.verdict) else words
+
+
+def _doubts(found: MeetingAttendance, state: Phase, *, is_cut_off: bool) -> tuple[str, ...]:
+    if state not in {Phase.OPEN, Phase.RUNNING}:
+        return ()
+    if is_cut_off:
+        return (t("系统现在收不到签到设备的数据，刷卡会晚些才显示。设备上的记录不会丢。"),)
+    if not found.devices:
+        return (t("会场没有登记签到设备，这里不会有刷卡显示。"),)
+    doubts = []
+    for each in found.devices:
+        if each.last_contact_ms is None:
+            doubts.append(t("设备“{name}”还没有联系上，它的刷卡暂时显示不出来。", name=each.name))
+        elif found.as_of_ms - each.last_contact_ms > SILENT_MS:
+            silent = (found.as_of_ms - each.last_contact_ms) // MINUTE_MS
+            doubts.append(
+                t(
+                    "设备“{name}”已有 {n} 分钟没有联系，它的刷卡会晚些才显示。设备上的记录不会丢。",
+                    name=each.name,
+                    n=silent,
+                )
+            )
+    return tuple(doubts)
+
+
+def _quorum(found: MeetingAttendance) -> Chip | None:
+    if found.quorum is Quorum.NOT_ASKED:
+        return None
+    return Chip(*_QUORUM_LOOK[found.quorum], t(found.quorum))
+
+
+def _stated(found: MeetingAttendance, state: Phase) -> tuple[Chip, ...]:
+    """Whether it was held, the head-count beside what is on record, the paper sheet."""
+    said = []
+    match found.held:
+        case True:
+            said.append(Chip("ok", "ok", t("已确认召开")))
+        case False:
+            said.append(Chip("stop", "stop", t("已确认没有召开")))
+        case None if state is Phase.OVER:
+            said.append(Chip("open", "ask", t("还没有人确认会议是否召开")))
+        case None:
+            pass
+    if found.head_count is not None:
+        there = found.counts.present + found.counts.guests
+        if found.head_count == there:
+            said.append(Chip("ok", "people", t("清点 {n} 人，与到会记录一致", n=there)))
+        elif found.head_count > there:
+            said.append(
+                Chip(
+                    "warn",
+                    "people",
+                    t(
+                        "清点 {n} 人，到会记录 {there} 人（含列席），少 {less} 人",
+                        n=found.head_count,
+                        there=there,
+                        less=found.head_count - there,
+                    ),
+                )
+            )
+        else:
+            said.append(
+                Chip(
+                    "warn",
+                    "people",
+                    t(
+                        "清点 {n} 人，到会记录 {there} 人（含列席），多 {more} 人",
+                        n=found.head_count,
+                        there=there,
+                        more=there - found.head_count,
+                    ),
+                )
+            )
+    if found.sheet_complete:
+        said.append(Chip("ok", "sheet", t("纸质签到表已录完")))
+    return tuple(said)
 
 
 def _check_in(head: MeetingHead, starts: datetime, zone: ZoneInfo) -> str:
@@ -321,6 +434,8 @@ def _check_in(head: MeetingHead, starts: datetime, zone: ZoneInfo) -> str:
 def _record(found: MeetingAttendance, state: Phase) -> tuple[str, str]:
     if state is Phase.CANCELLED:
         return "stop", t("会议已取消。")
+    if found.sheet_complete:
+        return "ok", t("纸质签到表已录完，到会情况以它为准。")
     if not found.devices:
         return "alert", t("会场没有登记签到设备，刷卡情况无从得知。")
     if found.complete:
@@ -329,7 +444,7 @@ def _record(found: MeetingAttendance, state: Phase) -> tuple[str, str]:
         return "alert", t("会议期间有一段时间会场没有登记的签到设备，那时的刷卡情况无从得知。")
     if state is Phase.OVER:
         return "alert", t("会议期间的刷卡记录还没有收齐，实到人数可能增加。")
-    return "open", t("会议结束后才能确认记录是否收齐。")
+    return "open", t("会议还没有结束，结束后会说明记录是否收齐。")
 
 
 def _reasons(found: MeetingAttendance) -> tuple[str, ...]:
@@ -345,6 +460,8 @@ def _summary(counts: Counts, *, over: bool) -> str:
     words = [t("应到{n}人", n=counts.expected), t("实到{n}人", n=counts.present)]
     if counts.late:
         words.append(t("其中迟到{n}人", n=counts.late))
+    if counts.excused:
+        words.append(t("请假{n}人", n=counts.excused))
     if over:
         words.append(t("待定{n}人", n=counts.pending))
     else:

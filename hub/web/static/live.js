@@ -16,10 +16,13 @@
     // The words are the page's own, in its language: data-on, data-off, data-end.
     const tell = (name) => {
       const state = region.querySelector(".live-state");
-      if (isOver || !state || state.dataset.state === name) return;
+      // What has come may lag behind, and says so itself: then it is not called live.
+      const doubt = name === "on" && region.querySelector("[data-doubt]");
+      const words = doubt ? doubt.dataset.doubt : region.dataset[name];
+      if (isOver || !state || state.textContent === words) return;
       isOver = name === "end";
-      state.dataset.state = name;
-      state.textContent = region.dataset[name];
+      state.dataset.state = doubt ? "off" : name;
+      state.textContent = words;
       state.hidden = false;
     };
 
