@@ -19,7 +19,8 @@ from hub.api import routes as api
 from hub.auth.tokens import random_text
 from hub.context import Context, Enrol, Health, Joining
 from hub.failures import BodyLimit, SameSite, SecurityHeaders, answer_failures
-from hub.web import access, language, query
+from hub.imports.jobs import Desk
+from hub.web import access, imports, language, query
 from hub.web import routes as web
 from hub.web.pages import STATIC
 from hub.web.visit import Visits
@@ -61,6 +62,7 @@ def create_app(
         engine, zone, clock, enrol, health, first_run_code or random_text(), joining
     )
     app.state.boards = {}  # of `hub.web.live`
+    app.state.desk = Desk(engine, clock)
     app.add_middleware(BodyLimit)
     app.add_middleware(SameSite)
     app.add_middleware(Visits)
@@ -70,6 +72,7 @@ def create_app(
     app.include_router(api.router)
     app.include_router(web.router)
     app.include_router(query.router)
+    app.include_router(imports.router)
     app.include_router(access.router)
     app.include_router(language.router)
     app.mount("/static", StaticFiles(directory=STATIC), "static")

@@ -4,6 +4,7 @@ The API says `{"detail": "…"}` in English and names the field; pages say it in
 repeats what was sent, quotes a database or shows a traceback.
 """
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
@@ -20,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hub.context import MustChangePasswordError, NotSignedInError
+from hub.imports.rows import MAX_BYTES as MAX_FILE_BYTES
 from hub.store.scope import NotFoundError
 from hub.web.pages import error_page
 
@@ -102,7 +104,10 @@ def _is_foreign(headers: Headers) -> bool:
 
 
 class BodyLimit:
-    """ASGI middleware: a larger body than `MAX_BODY_BYTES` is refused, declared or not."""
+    """ASGI middleware: a larger body than `MAX_BODY_BYTES` is refused, declared or not.
+
+    A register's file may be as large as an import takes it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         """Wraps `app`."""
@@ -113,9 +118,11 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        most = _FILE_BODY_BYTES if _IMPORT.fullmatch(scope["path"]) else MAX_BODY_BYTES
         declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
-            await _failure(Request(scope), 413, _WORDS[413])(scope, receive, send)
+        if declared.isdecimal() and int(declared) > most:
+            words = f"body: is larger than {most >> 10} KiB"
+            await _failure(Request(scope), 413, words)(scope, receive, send)
             return
         received = 0
 
@@ -123,11 +130,15 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > MAX_BODY_BYTES:
-                raise HTTPException(413)
+            if received > most:
+                raise HTTPException(413, f"body: is larger than {most >> 10} KiB")
             return message
 
         await self._app(scope, receive_some, send)
+
+
+_IMPORT: Final = re.compile(r"(?:/api/v1)?/imports/[a-z]+")
+_FILE_BODY_BYTES: Final = MAX_FILE_BYTES + MAX_BODY_BYTES
 
 
 def _cache(scope: Scope, status: int) -> str:
@@ -169,7 +180,6 @@ _WORDS: Final = {
     403: "the form was sent from another site",
     404: "there is nothing at this address",
     405: "this address knows no such method",
-    413: "body: is larger than 64 KiB",
 }
 
 

@@ -320,6 +320,11 @@ def guess(headings: Iterable[str], columns: Columns, known: Known) -> dict[str, 
     return found
 
 
+def is_ours(grid: Grid, columns: Columns, known: Known) -> bool:
+    """Whether every heading is ours, and none is missing."""
+    return _ours(grid, columns, known, []) is not None
+
+
 def rows_of(
     grid: Grid, columns: Columns, known: Known, reading: Reading | None, problems: list[Problem]
 ) -> list[Row]:

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from xlsxwriter import Workbook
 
+from hub.exports import inert
 from hub.imports.rows import PROBLEMS_HEADING, Grid, Problem
 from hub.imports.words import COLUMNS, EXPLAINED, HEADINGS, Kind, Register, allowed, kind_of
 
-MEDIA_TYPE: Final = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 _FORMATS: Final = {
     Kind.TEXT: "@",
     Kind.DAY: "yyyy-mm-dd",
@@ -97,11 +97,8 @@ def told_csv(grid: Grid, problems: Iterable[Problem]) -> bytes:
     out = io.StringIO(newline="")
     writer = csv.writer(out)
     for cells in _told(grid, problems):
-        writer.writerow([f"'{cell}" if cell.startswith(_RISKY) else cell for cell in cells])
+        writer.writerow([inert(cell) for cell in cells])
     return out.getvalue().encode("utf-8-sig")
-
-
-_RISKY: Final = ("=", "+", "-", "@", "\t", "\r", "＝")
 
 
 def _told(grid: Grid, problems: Iterable[Problem]) -> Iterable[Sequence[str]]:
@@ -125,7 +122,8 @@ def _workbook(out: io.BytesIO) -> Any:
     return Workbook(
         out,
         {
-            "in_memory": True,
+            # A row at a time: nothing is held of a long file.
+            "constant_memory": True,
             "strings_to_formulas": False,
             "strings_to_urls": False,
             "strings_to_numbers": False,

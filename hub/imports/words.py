@@ -215,7 +215,10 @@ EXPLAINED: Final[Mapping[Register, Mapping[str, tuple[str, str]]]] = {
         "parent": ("上级组织的编号；最上级空着", "DW001"),
     },
     Register.MEMBERS: {
-        "code": (_CODE_HERE + "；同一人的几行写同一个编号", "M001"),
+        "code": (
+            "自己编，不重复，最多64个字符，中间没有空格；同一人的几行写同一个编号",
+            "M001",
+        ),
         "name": ("姓名", "张三"),
         "organisation": (_ORGANISATION_HERE, "ZB001"),
         "from": (_FROM_HERE, "2026-01-01"),
@@ -249,7 +252,7 @@ EXPLAINED: Final[Mapping[Register, Mapping[str, tuple[str, str]]]] = {
             "十六进制",
         ),
         "number": ("芯片的号码；十位十进制不能丢前面的0", "04A1B2C3D4E5F6"),
-        "from": (_FROM_HERE + "；还没发出的卡空着", "2026-01-01"),
+        "from": ("从这一天起，如 2026-07-01；还没发出的卡空着", "2026-01-01"),
         "to": (_TO_HERE, ""),
     },
     Register.MEETINGS: {

@@ -23,6 +23,7 @@ ENTRIES: Final = (
     Entry("meetings", "/", "meeting", Words("会议考勤"), Right.VIEW),
     Entry("attendance", "/attendance", "search", Words("考勤查询"), Right.VIEW),
     Entry("members", "/members", "people", Words("党员名册"), Right.VIEW),
+    Entry("imports", "/imports", "in", Words("导入"), Right.PEOPLE),
 )
 
 
