@@ -233,7 +233,7 @@ def test_the_words_follow_the_clock(site: Site) -> None:
         text = visible(client.get(MEETING).text)
         assert f"状态 {phase} 类型 支部党员大会 组织 甲名 地点 礼堂名" in text
         assert f"{missing} 1 人" in text
-    assert "实到 2 人 到会率 66.7% 应到 3 人 其中迟到 1 人 待定 1 人 列席 1 人" in text
+    assert "实到 2 人 到会率 66.7% 应到 3 人 待定 1 人 请假 0 人 其中迟到 1 人 列席 1 人" in text
     assert "外单位人员 乙名 列席" in text
     assert "钱名" not in text, "a guest from another sub-tree is a branch and no name"
     assert "为什么是“待定” 没有刷卡记录的 1 人" in text
