@@ -54,6 +54,7 @@ from hub.store.engine import (
 from hub.store.policies import Policies
 from hub.store.scope import EVERYTHING
 from hub.store.state import begin_generation, generation
+from hub.web.words import Language, speaking, t
 from protocol.topics import Broker
 
 app = typer.Typer(
@@ -144,7 +145,8 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except _EXPECTED as error:
-        print(f"shuaka-hub: {error}", file=sys.stderr)
+        with speaking(Language.EN):  # what pages say too is Chinese
+            print(f"shuaka-hub: {t(error)}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:
         # Whoever read the output has seen enough; the interpreter would flush once more.
@@ -505,19 +507,35 @@ def token_add(
     config: Config = None,
 ) -> None:
     """Make an access token and print it; it is shown this once."""
+    name = name.strip()
     with _Hub.open(config) as hub, hub.engine.begin() as conn:
-        print(
-            new_token(
-                conn, name, organisation, _now_ms(), role=role, member_id=_member_id(conn, member)
-            )
-        )
+        member_id = _member_id(conn, member)
+        token = new_token(conn, name, organisation, _now_ms(), role=role, member_id=member_id)
+        _record_token(conn, "token.create", name, role=role)
+    print(token)
 
 
 @token_app.command("revoke")
 def token_revoke(name: str, config: Config = None) -> None:
     """Make a token worthless at once."""
     with _Hub.open(config) as hub, hub.engine.begin() as conn:
-        revoke(conn, name, _now_ms())
+        if revoke(conn, name, _now_ms()):
+            _record_token(conn, "token.revoke", name)
+
+
+def _record_token(conn: Connection, what: str, name: str, **details: Any) -> None:
+    row = conn.execute(select(schema.tokens).where(schema.tokens.c.name == name)).one()
+    record(
+        conn,
+        Machine(),
+        what,
+        row.organisation_id,
+        "token",
+        row.public_id,
+        _now_ms(),
+        name=name,
+        **details,
+    )
 
 
 @token_app.command("list")

@@ -316,7 +316,9 @@ def check_password(password: str, login: str = "") -> None:
         raise AccountError("new", Words("密码至少要有{least}个字符", least=MIN_PASSWORD_CHARS))
     if len(password) > MAX_PASSWORD_CHARS:
         raise AccountError("new", Words("密码最多{most}个字符", most=MAX_PASSWORD_CHARS))
-    if len(set(password)) < 4 or (login and login in password.casefold()):
+    # A login of a letter or two is part of good passwords as well.
+    has_login = len(login.encode()) > 3 and login in password.casefold()
+    if len(set(password)) < 4 or has_login:
         raise AccountError("new", Words("密码太容易猜到：不要重复同一个字符，也不要包含登录名"))
 
 

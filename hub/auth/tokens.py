@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, upd
 
 from hub.auth.callers import Caller, caller_of, select_callers
 from hub.domain.terms import Role
+from hub.domain.words import Words
 from hub.store import schema as s
 from hub.store.scope import EVERYTHING, Scope, within
 
@@ -26,8 +27,12 @@ SECRET_BYTES: Final = 32
 MAX_NAME_CHARS: Final = 64
 
 
-class TokenError(Exception):
-    """A token cannot be made or revoked; the message says why."""
+class TokenError(ValueError):
+    """A token cannot be made or revoked; the message says why, and `field` names the input."""
+
+    def __init__(self, field: str, message: Words) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +73,18 @@ def new_token(
     Raises TokenError.
     """
     if not name.strip() or len(name) > MAX_NAME_CHARS or not name.isprintable():
-        raise TokenError(f"{name!r}: a name has 1 to {MAX_NAME_CHARS} printable characters")
+        raise TokenError("name", Words("令牌的名称应为1到{most}个字符", most=MAX_NAME_CHARS))
     if expires_ms is not None and expires_ms <= now_ms:
-        raise TokenError(f"{name!r}: would have expired before it begins")
+        raise TokenError("expires", Words("到期时间已经过去"))
     organisation_id = conn.scalar(
         select(s.organisations.c.id).where(s.organisations.c.code == organisation_code)
     )
     if organisation_id is None:
-        raise TokenError(f"{organisation_code!r}: there is no organisation of this code")
+        raise TokenError("organisation", Words("没有编号为“{code}”的组织", code=organisation_code))
     if conn.scalar(select(s.tokens.c.id).where(s.tokens.c.name == name)) is not None:
-        raise TokenError(f"{name!r}: a token of this name was made already; choose another name")
+        raise TokenError("name", Words("已有名称为“{name}”的令牌，请换一个名称", name=name))
     if (role is Role.MEMBER) != (member_id is not None):
-        raise TokenError(f"{name!r}: a token of role MEMBER names a member, and no other does")
+        raise TokenError("member", Words("党员令牌必须对应一名党员，其他令牌不对应"))
     token = PREFIX + random_text()
     conn.execute(
         insert(s.tokens).values(
@@ -103,7 +108,7 @@ def revoke(conn: Connection, name: str, now_ms: int) -> bool:
     """
     row = conn.execute(select(s.tokens).where(s.tokens.c.name == name)).one_or_none()
     if row is None:
-        raise TokenError(f"{name!r}: there is no token of this name")
+        raise TokenError("name", Words("没有名称为“{name}”的令牌", name=name))
     if row.revoked_ms is not None:
         return False
     conn.execute(update(s.tokens).where(s.tokens.c.id == row.id).values(revoked_ms=now_ms))

@@ -335,15 +335,25 @@ def test_a_role_without_rights_is_named(hub: Cli, postgres: Any, postgres_url: s
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("device|add|x|--venue|no", ("“no”", "会场")),
-        ("device|add||--venue|hall", ("1到64",)),
-        ("device|add| |--venue|hall", ("1到64",)),
-        ("device|add|a\tb|--venue|hall", ("1到64",)),
-        (f"device|add|{'长' * 65}|--venue|hall", ("1到64",)),
-        ("token|add|x|--org|no", ("'no'", "organisation")),
+        ("device|add|x|--venue|no", ("“no”", "venue")),
+        ("device|add||--venue|hall", ("1 to 64",)),
+        ("device|add| |--venue|hall", ("1 to 64",)),
+        ("device|add|a\tb|--venue|hall", ("1 to 64",)),
+        (f"device|add|{'长' * 65}|--venue|hall", ("1 to 64",)),
+        ("token|add|x|--org|no", ("“no”", "organisation")),
         (f"token|add|{'x' * 65}|--org|qu", ("1 to 64",)),
-        ("token|add|a\nb|--org|qu", ("'a\\nb'", "1 to 64")),
-        ("token|revoke|no", ("'no'", "token")),
+        ("token|add|a\nb|--org|qu", ("1 to 64",)),
+        ("token|add|x|--org|qu|--role|MEMBER", ("member",)),
+        ("token|add|x|--org|qu|--member|no", ("'no'", "member")),
+        ("token|revoke|no", ("“no”", "token")),
+        ("account|add|x|--name|甲|--role|OPERATOR|--org|no", ("'no'", "organisation")),
+        ("account|add|x|--name|甲|--role|MEMBER|--org|qu", ("member",)),
+        ("account|add|x|--name|甲|--role|MEMBER|--org|qu|--member|no", ("'no'", "member")),
+        ("account|add|x|--name||--role|OPERATOR|--org|qu", ("name",)),
+        ("account|add|a b|--name|甲|--role|OPERATOR|--org|qu", ("login", "no blanks")),
+        (f"account|add|{'x' * 65}|--name|甲|--role|OPERATOR|--org|qu", ("login", "1 to 64")),
+        ("account|reset|no", ("'no'", "account")),
+        ("account|disable|no", ("'no'", "account")),
         ("attendance|no", ("'no'", "meeting")),
         ("attendance|--member|no", ("'no'", "member")),
         ("attendance|--org|no", ("'no'", "organisation")),
@@ -375,6 +385,9 @@ def test_what_is_not_there_or_not_allowed_is_named(
         "device|add|x",
         "serve|now",
         "token|revoke|\udcff",
+        "account|add|x|--name|甲|--role|皇帝|--org|qu",
+        "account|add|x|--role|OPERATOR|--org|qu",
+        "account|list|x",
         "device|add|x|--venue|\udcff",
         "attendance|\udcff",
     ],
@@ -385,7 +398,10 @@ def test_a_wrong_call_is_refused(hub: Cli, command: str) -> None:
 
 def test_a_name_is_given_once(hub: Cli) -> None:
     hub.ok("token", "add", "秘书", "--org", "qu")
-    hub("token", "add", "秘书", "--org", "qu").refused("'秘书'", "already")
+    hub("token", "add", " 秘书", "--org", "qu").refused("“秘书”", "already")
+    account = ("account", "add", "Wang", "--name", "王", "--role", "管理员", "--org", "qu")
+    hub.ok(*account)
+    hub(*account).refused("login", "taken")
     first = hub.ok("device", "add", "门口", "--venue", "hall")
     assert hub.ok("device", "add", "门口", "--venue", "hall") != first, "a new code"
     assert hub.ok("device", "list").startswith("门口\tPENDING\thall\t2")

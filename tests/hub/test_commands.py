@@ -1,6 +1,7 @@
 """What single commands of `shuaka-hub` promise beyond what they refuse."""
 
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -117,5 +118,43 @@ def test_a_device_is_listed_with_the_day_since_when_it_hangs_there(hub: Cli) -> 
     assert abs(datetime.fromisoformat(f"{since}+08:00").timestamp() - time.time()) < 60
     hub.ok("device", "unplace", "门口", "--since", "2190-01-01T00:00")
     assert "room" in hub.ok("device", "list"), "not before its time"
-    hub("device", "unplace", "门口").refused("已经登记过")
-    hub("device", "unplace", "nobody").refused("“nobody”", "没有")
+    hub("device", "unplace", "门口").refused("given already")
+    hub("device", "unplace", "nobody").refused("“nobody”", "no device")
+
+
+def test_an_account_is_made_listed_reset_and_ended(hub: Cli) -> None:
+    account = ("account", "add", "Wang", "--name", "王", "--role", "支部书记", "--org", "qu")
+    first = hub.ok(*account).strip()
+    assert re.fullmatch(r"(?:[a-z2-9]{4}-){3}[a-z2-9]{4}", first)
+    assert hub.ok("account", "list") == "wang\t王\t支部书记 SECRETARY\t某区党委\tactive\n"
+    second = hub.ok("account", "reset", "WANG").strip()
+    assert second != first
+    hub.ok("account", "disable", "wang")
+    assert hub.ok("account", "list").endswith("\tdisabled\n")
+    stored = "\n".join(hub.dump())
+    assert first not in stored
+    assert second not in stored
+    for what in ("account.create", "account.reset_password", "account.disable"):
+        assert stored.count(f"'{what}'") == 1
+    assert "'hub 命令行'" in stored
+
+
+def test_the_last_operator_cannot_be_disabled(hub: Cli) -> None:
+    hub.ok("account", "add", "a", "--name", "甲", "--role", "OPERATOR", "--org", "qu")
+    hub("account", "disable", "a").refused("last operator")
+    hub.ok("account", "add", "b", "--name", "乙", "--role", "OPERATOR", "--org", "qu")
+    hub.ok("account", "disable", "a")
+    hub("account", "disable", "b").refused("last operator")
+
+
+def test_a_token_is_made_listed_and_revoked_and_the_audit_log_says_so(hub: Cli) -> None:
+    token = hub.ok("token", "add", "统计", "--org", "qu").strip()
+    assert token.startswith("shk_")
+    [name, role, organisation, _, state] = hub.ok("token", "list").strip().split("\t")
+    assert (name, role, organisation, state) == ("统计", "监督员 AUDITOR", "qu", "valid")
+    hub.ok("token", "revoke", "统计")
+    hub.ok("token", "revoke", "统计")
+    assert hub.ok("token", "list").strip().endswith("\trevoked")
+    stored = "\n".join(hub.dump())
+    assert token not in stored
+    assert (stored.count("'token.create'"), stored.count("'token.revoke'")) == (1, 1)
