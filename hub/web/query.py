@@ -301,6 +301,7 @@ class LineView:
     at: str
     taps: int
     evidence: str
+    """Empty where the verdict says it already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,8 +376,14 @@ def _view(line: Line, zone: ZoneInfo) -> LineView:
         Chip.of_verdict(line.verdict),
         "" if line.at_ms is None else _at(line, starts, zone),
         line.taps,
-        "" if line.evidence is None else t(line.evidence),
+        _how(line),
     )
+
+
+def _how(line: Line) -> str:
+    """The evidence, unless the verdict says the same."""
+    words = "" if line.evidence is None else t(line.evidence)
+    return "" if words == t(line.verdict) else words
 
 
 def _at(line: Line, starts: datetime, zone: ZoneInfo) -> str:
