@@ -44,6 +44,7 @@ def pages(site: Site) -> Iterator[str]:
 def left_chinese(html: str) -> list[str]:
     """Of a page: Chinese that is not marked as such by `lang`."""
     html = re.sub(r'<(\w+)[^>]* lang="zh-CN"[^>]*>.*?</\1>', "", html)
+    html = re.sub(r"“[^”]*”", "", html)  # what a device says, or is called
     return [line.strip() for line in html.splitlines() if CHINESE.search(line)]
 
 

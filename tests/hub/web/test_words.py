@@ -143,7 +143,8 @@ def test_every_term_has_its_english() -> None:
 def test_an_english_text_has_the_same_places_and_no_chinese(chinese: str) -> None:
     english = ENGLISH[chinese]
     assert places(english) == places(chinese)
-    assert not CHINESE.search(english)
+    # What a device says is quoted as it says it.
+    assert not CHINESE.search(re.sub(r"“[^”]*”", "", english))
     assert english.strip()
 
 
