@@ -20,7 +20,7 @@ from hub.auth.tokens import random_text
 from hub.context import Context, Enrol, Health, Joining
 from hub.failures import BodyLimit, SameSite, SecurityHeaders, answer_failures
 from hub.imports.jobs import Desk
-from hub.web import access, imports, language, query
+from hub.web import access, devices, imports, language, query, taps
 from hub.web import routes as web
 from hub.web.pages import STATIC
 from hub.web.visit import Visits
@@ -73,6 +73,8 @@ def create_app(
     app.include_router(web.router)
     app.include_router(query.router)
     app.include_router(imports.router)
+    app.include_router(taps.router)
+    app.include_router(devices.router)
     app.include_router(access.router)
     app.include_router(language.router)
     app.mount("/static", StaticFiles(directory=STATIC), "static")

@@ -23,6 +23,8 @@ ENTRIES: Final = (
     Entry("meetings", "/", "meeting", Words("会议考勤"), Right.VIEW),
     Entry("attendance", "/attendance", "search", Words("考勤查询"), Right.VIEW),
     Entry("members", "/members", "people", Words("党员名册"), Right.VIEW),
+    Entry("taps", "/taps", "tap", Words("待核对的刷卡"), Right.TAPS),
+    Entry("devices", "/devices", "device", Words("设备与会场"), Right.DEVICES_VIEW),
     Entry("imports", "/imports", "in", Words("导入"), Right.PEOPLE),
 )
 
