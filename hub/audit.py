@@ -15,6 +15,7 @@ from sqlalchemy import Connection, insert, select
 from hub.auth.callers import Caller
 from hub.domain.words import Words
 from hub.store import schema as s
+from hub.store.attendance_query import Query
 
 LOOK_AGAIN_MS: Final = 10 * 60 * 1000
 """The same look by the same person within this time is one look."""
@@ -77,6 +78,19 @@ class Look:
     organisation_id: int | None = None
     from_ms: int | None = None
     to_ms: int | None = None
+
+
+def look_at(what: str, query: Query) -> Look:
+    """The look at whatever fits these conditions: at one member, else at a sub-tree in a period."""
+    if query.member_id is not None:
+        return Look(what, member_id=query.member_id, from_ms=query.from_ms, to_ms=query.to_ms)
+    return Look(
+        what,
+        meeting_id=query.meeting_id,
+        organisation_id=query.scope if isinstance(query.scope, int) else None,
+        from_ms=query.from_ms,
+        to_ms=query.to_ms,
+    )
 
 
 def looked(conn: Connection, caller: Caller, look: Look, now_ms: int) -> None:

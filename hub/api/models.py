@@ -24,8 +24,8 @@ from pydantic import (
 )
 
 from hub.days import FIRST_DAY, LAST_DAY
-from hub.domain.terms import MeetingKind, Verdict
-from hub.store import queries
+from hub.domain.terms import Evidence, MeetingKind, Quorum, Verdict
+from hub.store import attendance_query, queries
 
 BACK_DAYS: Final = 90
 AHEAD_DAYS: Final = 30
@@ -181,7 +181,9 @@ class MeetingOut(_Out):
     title: str
     kind: MeetingKind
     organisation: Ref
+    partners: list[Ref] = Field(description="The other organisations of a joint meeting.")
     venue: Ref
+    chair: str = Field(description="主持人, empty where none is named.")
     day: date = Field(description="The local day of its start.")
     opens_at: Time = Field(description="From here on a tap counts for it, until its end.")
     starts_at: Time
@@ -196,6 +198,7 @@ class CountsOut(_Out):
     expected: int = Field(description="应到")
     present: int = Field(description="实到: of the expected, those who came, LATE included.")
     late: int = Field(description="迟到")
+    excused: int = Field(description="请假")
     not_seen: int = Field(description="未见: no tap yet, the meeting is not over.")
     pending: int = Field(description="待定: no tap, nothing concluded.")
     guests: int = Field(description="列席: not among the expected.")
@@ -237,6 +240,7 @@ class PersonItem(_Out):
     verdict: Verdict
     at: Time | None = Field(description="Of the earliest tap that counts.")
     taps: int
+    evidence: Evidence | None = Field(description="By what it is shown; null: nothing is known.")
 
 
 class DeviceOut(_Out):
@@ -261,6 +265,11 @@ class MeetingAttendanceOut(_Out):
     unplaced: int = Field(description="Taps that belong to none of several open meetings.")
     undated: int = Field(description="Taps that may have been in the window: time not known.")
     reasons: list[str] = Field(description="Why nothing is concluded of those without a tap.")
+    complete: bool = Field(description="Nothing of the window can be missing.")
+    held: bool | None = Field(description="Whether it was confirmed as held; null: nobody said.")
+    head_count: int | None = Field(description="清点人数")
+    sheet_complete: bool = Field(description="A signed paper sheet was declared complete.")
+    quorum: Quorum
     as_of: Time
 
 
@@ -279,6 +288,7 @@ class MemberItem(_Out):
     verdict: Verdict
     at: Time | None
     taps: int
+    evidence: Evidence | None
 
 
 class MemberAttendanceOut(_Page):
@@ -286,6 +296,61 @@ class MemberAttendanceOut(_Page):
 
     member: PersonOut
     items: list[MemberItem]
+
+
+class AttendanceItem(_Out):
+    """One member at one meeting."""
+
+    meeting: Ref = Field(description="`name` is its title.")
+    kind: MeetingKind
+    organisation: str = Field(description="The name of the host.")
+    venue: str
+    starts_at: Time
+    member: Ref
+    branch: str | None = Field(description="Where the member belonged then.")
+    verdict: Verdict
+    at: Time | None
+    taps: int
+    evidence: Evidence | None
+
+
+class SumOut(_Out):
+    """How often, and how many different people."""
+
+    times: int = Field(description="人次")
+    people: int = Field(description="人")
+
+
+class SumsOut(_Out):
+    """Sums over all that fits, not over a page."""
+
+    all: SumOut
+    meetings: int
+    expected: SumOut
+    present: SumOut
+    by_verdict: dict[Verdict, SumOut] = Field(description="Verdicts that nothing has are left out.")
+
+
+class AttendanceList(_Page):
+    """Attendance by conditions, the latest meeting first."""
+
+    totals: SumsOut
+    items: list[AttendanceItem]
+
+
+class MemberFound(_Out):
+    """A member in a list."""
+
+    public_id: str
+    code: str
+    name: str
+    branch: str | None
+
+
+class MemberList(_Page):
+    """Members, by code."""
+
+    items: list[MemberFound]
 
 
 class Told:
@@ -312,7 +377,9 @@ class Told:
             title=head.title,
             kind=head.kind,
             organisation=named(head.organisation),
+            partners=[named(each) for each in head.partners],
             venue=named(head.venue),
+            chair=head.chair,
             day=starts_at.date(),
             opens_at=self.time(head.opens_ms),
             starts_at=starts_at,
@@ -336,6 +403,7 @@ class Told:
                     verdict=row.verdict,
                     at=self.maybe(row.at_ms),
                     taps=row.taps,
+                    evidence=row.evidence,
                 )
                 for row in found.rows
             ],
@@ -354,6 +422,11 @@ class Told:
             unplaced=found.unplaced,
             undated=found.undated,
             reasons=list(found.reasons),
+            complete=found.complete,
+            held=found.held,
+            head_count=found.head_count,
+            sheet_complete=found.sheet_complete,
+            quorum=found.quorum,
             as_of=self.time(found.as_of_ms),
         )
 
@@ -364,7 +437,39 @@ class Told:
             verdict=each.verdict,
             at=self.maybe(each.at_ms),
             taps=each.taps,
+            evidence=each.evidence,
         )
+
+    def line(self, each: attendance_query.Line) -> AttendanceItem:
+        """One member at one meeting."""
+        return AttendanceItem(
+            meeting=named(each.meeting),
+            kind=each.kind,
+            organisation=each.organisation,
+            venue=each.venue,
+            starts_at=self.time(each.starts_ms),
+            member=named(each.member),
+            branch=each.branch,
+            verdict=each.verdict,
+            at=self.maybe(each.at_ms),
+            taps=each.taps,
+            evidence=each.evidence,
+        )
+
+
+def sums(found: attendance_query.Totals) -> SumsOut:
+    """Sums over all that fits."""
+
+    def one(each: attendance_query.Sum) -> SumOut:
+        return SumOut(times=each.times, people=each.people)
+
+    return SumsOut(
+        all=one(found.all),
+        meetings=found.meetings,
+        expected=one(found.expected),
+        present=one(found.present),
+        by_verdict={verdict: one(each) for verdict, each in found.by.items()},
+    )
 
 
 def named(each: queries.Named) -> Ref:
@@ -383,6 +488,7 @@ def counts(each: queries.Counts) -> CountsOut:
         expected=each.expected,
         present=each.present,
         late=each.late,
+        excused=each.excused,
         not_seen=each.not_seen,
         pending=each.pending,
         guests=each.guests,

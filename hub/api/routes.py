@@ -71,10 +71,11 @@ _ASKED: Final[dict[int | str, dict[str, Any]]] = {
     422: _problem("A parameter is wrong; it is named."),
     **_UNAVAILABLE,
 }
-_ASKED_FOR_ONE: Final[dict[int | str, dict[str, Any]]] = {
+ASKED_FOR_ONE: Final[dict[int | str, dict[str, Any]]] = {
     **_ASKED,
     404: _problem("Does not exist, or not in the token's sub-tree."),
 }
+"""What every route that finds something of the sub-tree may answer."""
 
 router = APIRouter(prefix="/api/v1")
 
@@ -117,7 +118,7 @@ def enrol(hub: Hub, wanted: EnrolmentRequest) -> EnrolmentAnswer:
     return EnrolmentAnswer(answer=urlsafe_b64encode(answer).decode().rstrip("="))
 
 
-@router.get("/meetings", tags=["attendance"], responses=_ASKED_FOR_ONE)
+@router.get("/meetings", tags=["attendance"], responses=ASKED_FOR_ONE)
 def list_meetings(caller: Asking, hub: Hub, query: Annotated[Meetings, Query()]) -> MeetingList:
     """Meetings of a sub-tree in a period, with their figures, by start."""
     asked = str(query.organisation or caller.organisation_public_id)
@@ -132,7 +133,7 @@ def list_meetings(caller: Asking, hub: Hub, query: Annotated[Meetings, Query()])
     )
 
 
-@router.get("/meetings/{meeting}/attendance", tags=["attendance"], responses=_ASKED_FOR_ONE)
+@router.get("/meetings/{meeting}/attendance", tags=["attendance"], responses=ASKED_FOR_ONE)
 def meeting_attendance(caller: Asking, hub: Hub, meeting: UUID) -> MeetingAttendanceOut:
     """Everybody a meeting concerns, and how complete the record of it is."""
     with reading(hub.engine) as conn:
@@ -146,7 +147,7 @@ def meeting_attendance(caller: Asking, hub: Hub, meeting: UUID) -> MeetingAttend
     return Told(hub.zone).attendance(found)
 
 
-@router.get("/members/{member}/attendance", tags=["attendance"], responses=_ASKED_FOR_ONE)
+@router.get("/members/{member}/attendance", tags=["attendance"], responses=ASKED_FOR_ONE)
 def member_attendance(
     caller: Asking, hub: Hub, member: UUID, query: Annotated[Period, Query()]
 ) -> MemberAttendanceOut:
@@ -171,7 +172,7 @@ def member_attendance(
 
 
 @router.get(
-    "/organisations/{organisation}/attendance", tags=["attendance"], responses=_ASKED_FOR_ONE
+    "/organisations/{organisation}/attendance", tags=["attendance"], responses=ASKED_FOR_ONE
 )
 def organisation_attendance(
     caller: Asking, hub: Hub, organisation: UUID, query: Annotated[Period, Query()]

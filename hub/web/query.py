@@ -16,7 +16,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from sqlalchemy import Connection
 
 from hub import audit
-from hub.audit import Look
+from hub.audit import Look, look_at
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.context import Context, context, page_right
@@ -55,7 +55,7 @@ def attendance_by_conditions(request: Request, caller: Asking, hub: Hub) -> Resp
         found = _find(conn, caller, hub, given, now_ms)
     if isinstance(found, Mapping):
         return _page(caller, given, branches, None, found)
-    hub.looks(caller, _look("attendance.page", caller, found.query))
+    hub.looks(caller, look_at("attendance.page", found.query))
     return _page(caller, given, branches, found, {})
 
 
@@ -88,7 +88,7 @@ def attendance_file(request: Request, caller: Asking, hub: Hub) -> Response:
             _cells(every, hub.zone),
         )
     with hub.engine.begin() as conn:
-        look = _look("attendance.export", caller, found.query)
+        look = look_at("attendance.export", found.query)
         audit.looked(conn, caller, look, now_ms)
         audit.record(
             conn,
@@ -152,7 +152,7 @@ def member(request: Request, caller: Asking, hub: Hub, member: UUID) -> Response
             errors = {}
     if isinstance(found, Mapping) or found.query.member is None:
         raise HTTPException(404)
-    hub.looks(caller, _look("member.page", caller, found.query))
+    hub.looks(caller, look_at("member.page", found.query))
     return page(
         "member.html",
         422 if errors else 200,
@@ -423,19 +423,6 @@ def _choices(branches: list[store.Branch]) -> list[tuple[str, str]]:
 
 def _pages(count: int) -> int:
     return max(1, -(-count // PAGE_LINES))
-
-
-def _look(what: str, caller: Caller, query: Query) -> Look:
-    organisation_id = query.scope if isinstance(query.scope, int) else caller.organisation_id
-    if query.member_id is not None:
-        return Look(what, member_id=query.member_id, from_ms=query.from_ms, to_ms=query.to_ms)
-    return Look(
-        what,
-        meeting_id=query.meeting_id,
-        organisation_id=organisation_id,
-        from_ms=query.from_ms,
-        to_ms=query.to_ms,
-    )
 
 
 # --- Files ------------------------------------------------------------------------------------
