@@ -15,6 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from sqlalchemy import Engine
 from starlette.middleware.gzip import GZipMiddleware
 
+from hub.api import query as query_api
 from hub.api import routes as api
 from hub.auth.tokens import random_text
 from hub.context import Context, Enrol, Health, Joining
@@ -70,6 +71,7 @@ def create_app(
     app.add_middleware(GZipMiddleware, compresslevel=6)  # all but live streams
     answer_failures(app)
     app.include_router(api.router)
+    app.include_router(query_api.router)
     app.include_router(web.router)
     app.include_router(query.router)
     app.include_router(imports.router)
