@@ -21,7 +21,7 @@ from hub.auth.tokens import random_text
 from hub.context import Context, Enrol, Health, Joining
 from hub.failures import BodyLimit, SameSite, SecurityHeaders, answer_failures
 from hub.imports.jobs import Desk
-from hub.web import access, devices, imports, language, query, taps
+from hub.web import access, devices, imports, language, meetings, query, taps
 from hub.web import routes as web
 from hub.web.pages import STATIC
 from hub.web.visit import Visits
@@ -72,6 +72,7 @@ def create_app(
     answer_failures(app)
     app.include_router(api.router)
     app.include_router(query_api.router)
+    app.include_router(meetings.router)  # /meetings/new before /meetings/{meeting}
     app.include_router(web.router)
     app.include_router(query.router)
     app.include_router(imports.router)

@@ -46,6 +46,7 @@ from hub.store import schema as s
 from hub.store.expected import IS_EXPECTED
 from hub.store.policies import BACK_FILL_DAYS, BACK_FILL_PER_YEAR, Policies
 from hub.store.scope import NotFoundError, Scope, belongs, within
+from hub.store.statement_query import concerns, expected_ids, is_withdrawn
 
 MAX_SIGNATURES: Final = 2000
 """Of a paper sheet, entered at once."""
@@ -285,67 +286,6 @@ def leave_refused(conn: Connection, meeting: Row[Any], member_id: int, now_ms: i
 # --- Who may ---------------------------------------------------------------------------------
 
 
-def concerns(scope: Scope) -> ColumnElement[bool]:
-    """The condition, on `declarations` joined to `meetings`, that the scope decides on it.
-
-    The meeting is its own, or it expects the member for an organisation of the scope.
-    """
-    ms = s.memberships.c
-    return or_(
-        within(scope, s.meetings.c.organisation_id),
-        select(ms.id)
-        .where(
-            ms.member_id == s.declarations.c.member_id,
-            IS_EXPECTED,
-            within(scope, ms.organisation_id),
-        )
-        .correlate(s.meetings, s.declarations)
-        .exists(),
-    )
-
-
-def is_open() -> ColumnElement[bool]:
-    """The condition that a declaration was neither withdrawn nor answered by one that stands."""
-    answer = s.declarations.alias("answer")
-    d = s.declarations.c
-    return and_(
-        not_(_is_withdrawn(d.id)),
-        not_(
-            exists()
-            .where(
-                answer.c.about_id == d.id,
-                answer.c.kind != DeclarationKind.WITHDRAWN.value,
-                not_(_is_withdrawn(answer.c.id)),
-            )
-            .correlate(s.declarations)
-        ),
-    )
-
-
-def _is_withdrawn(declaration_id: ColumnElement[int]) -> ColumnElement[bool]:
-    taken_back = s.declarations.alias()
-    return (
-        exists()
-        .where(
-            taken_back.c.about_id == declaration_id,
-            taken_back.c.kind == DeclarationKind.WITHDRAWN.value,
-        )
-        .correlate_except(taken_back)
-    )
-
-
-def expected_ids(conn: Connection, meeting_id: int) -> frozenset[int]:
-    """The ids of the members whom it expects."""
-    return frozenset(
-        conn.scalars(
-            select(s.memberships.c.member_id)
-            .select_from(s.memberships)
-            .join(s.meetings, IS_EXPECTED)
-            .where(s.meetings.c.id == meeting_id)
-        )
-    )
-
-
 def _of_member(
     conn: Connection, caller: Caller, meeting: UUID, member: UUID
 ) -> tuple[Row[Any], int]:
@@ -489,7 +429,7 @@ def _back_fills(
         .where(
             no.c.about_id == d.id,
             no.c.kind == DeclarationKind.BACK_FILL_REFUSED.value,
-            not_(_is_withdrawn(no.c.id)),
+            not_(is_withdrawn(no.c.id)),
         )
         .correlate(s.declarations)
     )
@@ -504,7 +444,7 @@ def _back_fills(
             m.starts_ms >= from_ms,
             m.starts_ms < to_ms,
             not_(m.cancelled),
-            not_(_is_withdrawn(d.id)),
+            not_(is_withdrawn(d.id)),
             not_(refused),
         )
     )

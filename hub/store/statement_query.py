@@ -1,0 +1,302 @@
+"""What was stated of a meeting, and what waits to be decided, as it may be shown to who asks.
+
+Promises: a leave's reason is given to those alone who decide on it (`Right.MEETINGS` over the
+meeting's organisation or, of a joint meeting, over the member's); people are named as in
+`hub.store.queries`: the expected to the host's sub-tree, others to the one they belong to.
+
+Reads only.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, not_, or_, select
+
+from hub.auth.callers import Caller
+from hub.auth.rights import Right
+from hub.domain.declared import Declaration, standing
+from hub.domain.stating import ANSWERS, ASKS
+from hub.domain.terms import DeclarationKind, LeaveReason
+from hub.store import schema as s
+from hub.store.bulk import chunks
+from hub.store.expected import IS_EXPECTED, holds
+from hub.store.scope import Scope, is_within, within
+
+_OBJECTIONS: Final = frozenset(
+    {
+        DeclarationKind.OBJECTION,
+        DeclarationKind.OBJECTION_UPHELD,
+        DeclarationKind.OBJECTION_DISMISSED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Of:
+    """The meeting of which something is stated."""
+
+    public_id: str
+    title: str
+    organisation: str
+    starts_ms: int
+    ends_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Whom:
+    """The member of whom something is stated; all None: somebody from elsewhere."""
+
+    public_id: str | None
+    code: str | None
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement, and what became of it."""
+
+    public_id: str
+    kind: DeclarationKind
+    of: Of
+    whom: Whom | None
+    """None: it speaks of the meeting."""
+    number: int | None
+    leave: LeaveReason | None
+    """The class of a leave's reason; None also for those who may not know it."""
+    words: str | None
+    """The reason of a 补签."""
+    author: str
+    made_ms: int
+    stands: bool
+    """It was not withdrawn, nor was what it answers."""
+    answer: DeclarationKind | None
+    """The answer that stands."""
+    about: str | None
+    """The public id of what it answers or withdraws."""
+    may_withdraw: bool
+    may_decide: bool
+    """The caller may answer it, unless the rules of `hub.domain.stating` refuse."""
+
+
+def statements(conn: Connection, caller: Caller, meeting: Row[Any]) -> tuple[Statement, ...]:
+    """All that was stated of a meeting which the caller sees, the newest first."""
+    d = s.declarations.c
+    rows = conn.execute(
+        _ROWS.where(d.meeting_id == meeting.id).order_by(d.made_ms.desc(), d.id.desc())
+    ).all()
+    is_host = is_within(conn, caller.organisation_id, meeting.organisation_id)
+    named = _known(conn, caller, rows, is_host=is_host)
+    ours = _decided_by(conn, caller, [row.id for row in rows])
+    # To others' branches a joint meeting tells of their own people and of itself.
+    shown = [row for row in rows if is_host or row.member_id is None or row.member_id in named]
+    stands = {each.id for each in standing(_declaration(row) for row in rows)}
+    return tuple(_statement(row, rows, stands, named, ours, is_host=is_host) for row in shown)
+
+
+def open_asks(
+    conn: Connection, caller: Caller, limit: int, offset: int = 0
+) -> tuple[int, tuple[Statement, ...]]:
+    """How many asks wait for the caller's decision, and some of them, the oldest first."""
+    d = s.declarations.c
+    waiting = and_(
+        d.kind.in_([each.value for each in ASKS]),
+        ~s.meetings.c.cancelled,
+        concerns(caller.organisation_id),
+        is_open(),
+    )
+    total: int = conn.execute(
+        select(func.count())
+        .select_from(s.declarations)
+        .join(s.meetings, s.meetings.c.id == d.meeting_id)
+        .where(waiting)
+    ).scalar_one()
+    rows = conn.execute(
+        _ROWS.where(waiting).order_by(d.made_ms, d.id).limit(limit).offset(offset)
+    ).all()
+    named, ids = {row.member_id for row in rows}, {row.id for row in rows}
+    return total, tuple(_statement(row, [], ids, named, ids, is_host=True) for row in rows)
+
+
+def statement(conn: Connection, caller: Caller, meeting: Row[Any], public_id: str) -> Statement:
+    """One of `statements`. LookupError where there is no such one to be seen."""
+    for each in statements(conn, caller, meeting):
+        if each.public_id == public_id:
+            return each
+    raise LookupError(public_id)
+
+
+# --- Conditions ----------------------------------------------------------------------------
+
+
+def concerns(scope: Scope) -> ColumnElement[bool]:
+    """The condition, on `declarations` joined to `meetings`, that the scope decides on it.
+
+    The meeting is its own, or it expects the member for an organisation of the scope.
+    """
+    ms = s.memberships.c
+    return or_(
+        within(scope, s.meetings.c.organisation_id),
+        select(ms.id)
+        .where(
+            ms.member_id == s.declarations.c.member_id,
+            IS_EXPECTED,
+            within(scope, ms.organisation_id),
+        )
+        .correlate(s.meetings, s.declarations)
+        .exists(),
+    )
+
+
+def is_open() -> ColumnElement[bool]:
+    """The condition that a declaration was neither withdrawn nor answered by one that stands."""
+    answer = s.declarations.alias("answer")
+    d = s.declarations.c
+    return and_(
+        not_(is_withdrawn(d.id)),
+        not_(
+            exists()
+            .where(
+                answer.c.about_id == d.id,
+                answer.c.kind != DeclarationKind.WITHDRAWN.value,
+                not_(is_withdrawn(answer.c.id)),
+            )
+            .correlate(s.declarations)
+        ),
+    )
+
+
+def is_withdrawn(declaration_id: ColumnElement[int]) -> ColumnElement[bool]:
+    """The condition that the declaration with this id was withdrawn."""
+    taken_back = s.declarations.alias()
+    return (
+        exists()
+        .where(
+            taken_back.c.about_id == declaration_id,
+            taken_back.c.kind == DeclarationKind.WITHDRAWN.value,
+        )
+        .correlate_except(taken_back)
+    )
+
+
+def expected_ids(conn: Connection, meeting_id: int) -> frozenset[int]:
+    """The ids of the members whom it expects."""
+    return frozenset(
+        conn.scalars(
+            select(s.memberships.c.member_id)
+            .select_from(s.memberships)
+            .join(s.meetings, IS_EXPECTED)
+            .where(s.meetings.c.id == meeting_id)
+        )
+    )
+
+
+# --- Helpers --------------------------------------------------------------------------------
+
+_ROWS: Final[Select[Any]] = (
+    select(
+        s.declarations,
+        s.meetings.c.public_id.label("meeting_public_id"),
+        s.meetings.c.title,
+        s.meetings.c.starts_ms,
+        s.meetings.c.ends_ms,
+        s.organisations.c.name.label("organisation"),
+        s.members.c.public_id.label("member_public_id"),
+        s.members.c.code.label("member_code"),
+        s.members.c.name.label("member_name"),
+    )
+    .select_from(s.declarations)
+    .join(s.meetings, s.meetings.c.id == s.declarations.c.meeting_id)
+    .join(s.organisations, s.organisations.c.id == s.meetings.c.organisation_id)
+    .outerjoin(s.members, s.members.c.id == s.declarations.c.member_id)
+)
+
+
+def _known(
+    conn: Connection, caller: Caller, rows: Sequence[Row[Any]], *, is_host: bool
+) -> set[int]:
+    """The members whom the caller may see named at this one meeting."""
+    m = s.memberships.c
+    ids = sorted({row.member_id for row in rows if row.member_id is not None})
+    of_ours = and_(
+        within(caller.organisation_id, m.organisation_id),
+        holds(s.memberships, s.meetings.c.starts_ms),
+    )
+    found: set[int] = set()
+    for part in chunks(ids):
+        found |= set(
+            conn.scalars(
+                select(m.member_id)
+                .select_from(s.memberships)
+                .join(s.meetings, or_(of_ours, IS_EXPECTED) if is_host else of_ours)
+                .where(s.meetings.c.id == rows[0].meeting_id, m.member_id.in_(part))
+            )
+        )
+    return found
+
+
+def _decided_by(conn: Connection, caller: Caller, ids: Iterable[int]) -> set[int]:
+    """The declarations among `ids` on which the caller decides."""
+    if not caller.may(Right.MEETINGS):
+        return set()
+    d = s.declarations.c
+    return {
+        declaration_id
+        for part in chunks(list(ids))
+        for declaration_id in conn.scalars(
+            select(d.id)
+            .join(s.meetings, s.meetings.c.id == d.meeting_id)
+            .where(d.id.in_(part), concerns(caller.organisation_id))
+        )
+    }
+
+
+def _statement(
+    row: Row[Any],
+    rows: Sequence[Row[Any]],
+    stands: set[int],
+    named: set[int],
+    ours: set[int],
+    *,
+    is_host: bool,
+) -> Statement:
+    kind = DeclarationKind(row.kind)
+    answers = [
+        DeclarationKind(each.kind)
+        for each in rows
+        if each.about_id == row.id and each.id in stands and each.kind in ANSWERS
+    ]
+    about = next((each.public_id for each in rows if each.id == row.about_id), None)
+    is_theirs = row.id in ours
+    whom = None
+    if row.member_id is not None:
+        whom = (
+            Whom(str(row.member_public_id), row.member_code, row.member_name)
+            if row.member_id in named
+            else Whom(None, None, None)
+        )
+    is_leave = kind is DeclarationKind.LEAVE_ASKED
+    is_back_fill = kind is DeclarationKind.BACK_FILL_ASKED
+    is_on_leave = kind in {*ASKS, *ANSWERS}
+    return Statement(
+        public_id=str(row.public_id),
+        kind=kind,
+        of=Of(str(row.meeting_public_id), row.title, row.organisation, row.starts_ms, row.ends_ms),
+        whom=whom,
+        number=row.number,
+        leave=LeaveReason(row.reason) if is_leave and is_theirs else None,
+        words=row.reason if is_back_fill and is_theirs else None,
+        author=row.author,
+        made_ms=row.made_ms,
+        stands=row.id in stands or kind is DeclarationKind.WITHDRAWN,
+        answer=answers[0] if answers else None,
+        about=None if about is None else str(about),
+        may_withdraw=(
+            row.id in stands and kind not in _OBJECTIONS and is_theirs and (is_host or is_on_leave)
+        ),
+        may_decide=kind in ASKS and row.id in stands and not answers and is_theirs,
+    )
+
+
+def _declaration(row: Row[Any]) -> Declaration:
+    return Declaration(row.id, DeclarationKind(row.kind), row.made_ms, row.member_id, row.about_id)
