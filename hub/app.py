@@ -16,12 +16,13 @@ from sqlalchemy import Engine
 from starlette.middleware.gzip import GZipMiddleware
 
 from hub.api import query as query_api
+from hub.api import own as own_api
 from hub.api import routes as api
 from hub.auth.tokens import random_text
 from hub.context import Context, Enrol, Health, Joining
 from hub.failures import BodyLimit, SameSite, SecurityHeaders, answer_failures
 from hub.imports.jobs import Desk
-from hub.web import access, devices, imports, language, meetings, query, taps
+from hub.web import access, devices, imports, language, meetings, objections, own, query, taps
 from hub.web import routes as web
 from hub.web.pages import STATIC
 from hub.web.visit import Visits
@@ -71,6 +72,7 @@ def create_app(
     app.add_middleware(GZipMiddleware, compresslevel=6)  # all but live streams
     answer_failures(app)
     app.include_router(api.router)
+    app.include_router(own_api.router)
     app.include_router(query_api.router)
     app.include_router(meetings.router)  # /meetings/new before /meetings/{meeting}
     app.include_router(web.router)
@@ -78,6 +80,8 @@ def create_app(
     app.include_router(imports.router)
     app.include_router(taps.router)
     app.include_router(devices.router)
+    app.include_router(own.router)
+    app.include_router(objections.router)
     app.include_router(access.router)
     app.include_router(language.router)
     app.mount("/static", StaticFiles(directory=STATIC), "static")

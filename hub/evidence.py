@@ -100,11 +100,21 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What there is of a member at a meeting."""
+
+    is_expected: bool
+    taps: tuple[TapSeen, ...]
+    """By time."""
+    said: tuple[Said, ...]
+    """By time; objections are not among them, see `hub.objections`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A member at a meeting, with everything that it rests on."""
 
     meeting: MeetingHead
-    is_expected: bool
     verdict: Verdict | None
     """None: the meeting was cancelled, nothing counts."""
     at_ms: int | None
@@ -113,10 +123,7 @@ class Entry:
     reasons: tuple[str, ...]
     """Of a PENDING one: why nothing is concluded."""
     held: bool | None
-    taps: tuple[TapSeen, ...]
-    """By time."""
-    said: tuple[Said, ...]
-    """By time; objections are not among them, see `hub.objections`."""
+    facts: Facts
     as_of_ms: int
 
 
@@ -170,21 +177,30 @@ def entry(
     )
     # An empty public id would be a guest's; everybody is named within EVERYTHING.
     row = next((each for each in whole.rows if each.person.public_id == public_id), None)
-    expected = bool(
-        conn.scalar(select(is_expected(member_id)).where(s.meetings.c.id == meeting.id))
-    )
-    decided = _deciding(conn, meeting.id, member_id)
     return Entry(
         whole.meeting,
-        expected,
         None if row is None else row.verdict,
         None if row is None else row.at_ms,
         sources(conn, member_id, [meeting.id]).get(meeting.id),
         whole.reasons if row is not None and row.verdict is Verdict.PENDING else (),
         whole.held,
+        facts(conn, meeting, member_id, with_leave_reason=with_leave_reason),
+        now_ms,
+    )
+
+
+def facts(
+    conn: Connection, meeting: Row[Any], member_id: int, *, with_leave_reason: bool = False
+) -> Facts:
+    """The taps and statements of one member at a meeting (its row)."""
+    expected = bool(
+        conn.scalar(select(is_expected(member_id)).where(s.meetings.c.id == meeting.id))
+    )
+    decided = _deciding(conn, meeting.id, member_id)
+    return Facts(
+        expected,
         _taps(conn, meeting, member_id, decided.key, is_expected=expected),
         _said(conn, meeting, member_id, decided, with_leave_reason=with_leave_reason),
-        now_ms,
     )
 
 

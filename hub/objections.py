@@ -92,17 +92,25 @@ def object_to(conn: Connection, caller: Caller, meeting: uuid.UUID, words: str, 
     lock(conn)
     member_id = _member(caller)
     row = find_mine(conn, member_id, meeting)
-    if row.cancelled:
-        raise ObjectionError("meeting", Words("会议已取消，没有考勤记录。"))
-    if now_ms < row.opens_ms:
-        raise ObjectionError("meeting", Words("会议还没有开始签到，现在没有考勤记录。"))
-    text = _text("words", words, Words("请写明哪里不对"))
     mine = objections(conn, and_(_D.meeting_id == row.id, _D.member_id == member_id))
-    if any(each.state is ObjectionState.OPEN for each in mine):
-        raise ObjectionError("meeting", Words("您对这次会议的异议正在处理，不用再提。"))
+    why = refused(row, mine, now_ms)
+    if why is not None:
+        raise ObjectionError("meeting", why)
+    text = _text("words", words, Words("请写明哪里不对"))
     public_id = _declare(conn, caller, row.id, member_id, _OBJECTION, now_ms, reason=text)
     _record(conn, caller, "objection.make", row, public_id, now_ms)
     return str(public_id)
+
+
+def refused(meeting: Row[Any], mine: Iterable[Objection], now_ms: int) -> Words | None:
+    """Why a member who made the objections `mine` there cannot object now; None: they can."""
+    if meeting.cancelled:
+        return Words("会议已取消，没有考勤记录。")
+    if now_ms < meeting.opens_ms:
+        return Words("会议还没有开始签到，现在没有考勤记录。")
+    if any(each.state is ObjectionState.OPEN for each in mine):
+        return Words("您对这次会议的异议正在处理，不用再提。")
+    return None
 
 
 def withdraw(conn: Connection, caller: Caller, objection: uuid.UUID, now_ms: int) -> Objection:
@@ -114,7 +122,7 @@ def withdraw(conn: Connection, caller: Caller, objection: uuid.UUID, now_ms: int
     member_id = _member(caller)
     found = _one(conn, and_(_D.public_id == objection, _D.member_id == member_id))
     if found.state is not ObjectionState.OPEN:
-        raise ObjectionError("objection", _NOT_OPEN)
+        raise ObjectionError("objection", NOT_OPEN)
     row = _meeting(conn, found)
     public_id = _declare(
         conn, caller, row.id, member_id, DeclarationKind.WITHDRAWN, now_ms, about_id=found.id
@@ -168,7 +176,7 @@ def decide(
     lock(conn)
     found = find_objection(conn, caller.organisation_id, public_id)
     if found.state is not ObjectionState.OPEN:
-        raise ObjectionError("objection", _NOT_OPEN)
+        raise ObjectionError("objection", NOT_OPEN)
     why = obstacle(conn, caller, found)
     if why is not None:
         raise ObjectionError("objection", why)
@@ -219,7 +227,7 @@ def obstacle(conn: Connection, caller: Caller, objection: Objection) -> Words | 
     return None
 
 
-_NOT_OPEN: Final = Words("这项异议已经处理过或已撤回。")
+NOT_OPEN: Final = Words("这项异议已经处理过或已撤回。")
 _INVOLVED: Final = Words("有关记录是您本人作出的，这项异议须由别人处理。")
 _CONFIRMED: Final = Words("这次会议的情况是您本人确认的，这项异议须由别人处理。")
 

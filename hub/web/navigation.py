@@ -22,11 +22,13 @@ class Entry:
 ENTRIES: Final = (
     Entry("meetings", "/", "meeting", Words("会议考勤"), Right.VIEW),
     Entry("asks", "/asks", "leave", Words("待审批"), Right.MEETINGS),
+    Entry("objections", "/objections", "flag", Words("异议"), Right.MEETINGS),
     Entry("attendance", "/attendance", "search", Words("考勤查询"), Right.VIEW),
     Entry("members", "/members", "people", Words("党员名册"), Right.VIEW),
     Entry("taps", "/taps", "tap", Words("待核对的刷卡"), Right.TAPS),
     Entry("devices", "/devices", "device", Words("设备与会场"), Right.DEVICES_VIEW),
     Entry("imports", "/imports", "in", Words("导入"), Right.PEOPLE),
+    Entry("own", "/me", "person", Words("我的考勤"), Right.OWN),
 )
 
 

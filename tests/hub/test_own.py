@@ -183,8 +183,8 @@ def test_each_kind_of_record_says_how_it_came(world: World) -> None:
     assert "用自己的卡" in said
     # The officer's card is not the member's: no digit of it is shown.
     assert entry(world, members["ACT"]).source.card == ""
-    assert [each.device for each in entry(world, members["ACT"]).said] == ["一号"]
-    mine = {each.kind: each.reason for each in entry(world, members["LEAVE"]).said}
+    assert [each.device for each in entry(world, members["ACT"]).facts.said] == ["一号"]
+    mine = {each.kind: each.reason for each in entry(world, members["LEAVE"]).facts.said}
     assert mine == {
         DeclarationKind.LEAVE_ASKED: "ILLNESS",
         DeclarationKind.LEAVE_GRANTED: "",
@@ -199,9 +199,9 @@ def test_evidence_is_of_the_member_alone(world: World) -> None:
     world.declare("会", "WITNESSED", "李", at=6)
     rederive_meetings(world.conn, [world.ids["会"]])
     found = entry(world, "李")
-    assert [each.at_ms for each in found.taps] == [minutes(-5), minutes(1)]
-    assert [each.decides for each in found.taps] == [True, False]
-    assert [(each.made_ms, each.decides) for each in found.said] == [(minutes(6), False)]
+    assert [each.at_ms for each in found.facts.taps] == [minutes(-5), minutes(1)]
+    assert [each.decides for each in found.facts.taps] == [True, False]
+    assert [(each.made_ms, each.decides) for each in found.facts.said] == [(minutes(6), False)]
     text = repr(found) + repr(own.my_meetings(world.conn, world.ids["李"], *PERIOD, AFTER))
     for other in ("王名", "赵名"):
         assert other not in text
@@ -213,8 +213,8 @@ def test_a_tap_for_another_meeting_in_the_room_is_no_evidence_here(world: World)
     world.declare("会", "OBJECTION", "钱", at=5)
     tap(world, "钱", 1, 1)
     assert titles(world, "钱") == {"乙会题": Verdict.LATE}
-    assert entry(world, "钱").taps == ()
-    assert len(entry(world, "钱", "乙会").taps) == 1
+    assert entry(world, "钱").facts.taps == ()
+    assert len(entry(world, "钱", "乙会").facts.taps) == 1
 
 
 def test_what_is_not_known_says_why(world: World) -> None:
@@ -234,16 +234,16 @@ def test_a_tap_that_was_assigned_says_by_whom(world: World) -> None:
     found = entry(world, "李")
     assert found.source.evidence is Evidence.ASSIGNED
     assert "某人" in how(found.source, minutes(0), ZONE)
-    assert [(each.at_ms, each.counts) for each in found.taps] == [(None, True)]
-    assert [each.kind for each in found.said] == [DeclarationKind.TAP_ASSIGNED]
-    assert entry(world, "王").said == ()
-    assert entry(world, "王").taps == ()
+    assert [(each.at_ms, each.counts) for each in found.facts.taps] == [(None, True)]
+    assert [each.kind for each in found.facts.said] == [DeclarationKind.TAP_ASSIGNED]
+    assert entry(world, "王").facts.said == ()
+    assert entry(world, "王").facts.taps == ()
     world.declare("会", "WITHDRAWN", about=made, at=120)
     rederive_meetings(world.conn, [world.ids["会"]])
     found = entry(world, "李")
     assert found.source is None
-    assert [each.withdrawn_ms for each in found.said] == [minutes(120)]
-    assert [each.counts for each in found.taps] == [False]
+    assert [each.withdrawn_ms for each in found.facts.said] == [minutes(120)]
+    assert [each.counts for each in found.facts.taps] == [False]
 
 
 def test_upcoming_are_those_that_expect_me(world: World) -> None:
@@ -582,7 +582,7 @@ def test_a_decision_says_why(world: World) -> None:
     # It changes no attendance by itself.
     assert entry(world, "李").verdict is Verdict.PENDING
     # And the objection is not among what others stated.
-    assert entry(world, "李").said == ()
+    assert entry(world, "李").facts.said == ()
 
 
 def test_an_objection_of_a_cancelled_meeting_has_no_object(world: World) -> None:

@@ -104,6 +104,11 @@ def _objection(site: Site, world: World, branch: str) -> uuid.UUID:
     return _latest(world, s.declarations)
 
 
+def _ask(site: Site, world: World, branch: str) -> uuid.UUID:
+    world.declare(f"会{branch}", "LEAVE_ASKED", BRANCHES[branch], at=-4, reason="WORK")
+    return _latest(world, s.declarations)
+
+
 def _card(site: Site, world: World, branch: str) -> uuid.UUID:
     card = select(s.credentials.c.card_id).where(
         s.credentials.c.id == uid_of(world, BRANCHES[branch])
@@ -133,6 +138,7 @@ THINGS: dict[str, Callable[[Site, World, str], uuid.UUID | str]] = {
     "session": _session,
     "declaration": _declaration,
     "objection": _objection,
+    "ask": _ask,
     "card": _card,
     "tap": _tap,
 }
