@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from starlette.middleware.gzip import GZipMiddleware
 
 from hub.api import query as query_api
+from hub.api import imports as imports_api
 from hub.api import own as own_api
 from hub.api import routes as api
 from hub.auth.tokens import random_text
@@ -72,6 +73,7 @@ def create_app(
     app.add_middleware(GZipMiddleware, compresslevel=6)  # all but live streams
     answer_failures(app)
     app.include_router(api.router)
+    app.include_router(imports_api.router)
     app.include_router(own_api.router)
     app.include_router(query_api.router)
     app.include_router(meetings.router)  # /meetings/new before /meetings/{meeting}

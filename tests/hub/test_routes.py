@@ -157,6 +157,11 @@ WORDS = {"register": "members"}
 BODIES: dict[tuple[str, str], Any] = {}
 """Bodies of API routes for which a made up one will not do."""
 
+FILES = {
+    ("POST", "/api/v1/imports/{register}"): "code,name,organisation,from\nm8,八,甲,2026-07-01\n",
+}
+"""Bodies of API routes that take no JSON."""
+
 
 def _latest(world: World, table: Any) -> uuid.UUID:
     found = world.conn.scalars(select(table.c.public_id).order_by(table.c.id.desc()).limit(1))
@@ -299,6 +304,8 @@ def more(app: FastAPI, route: Route, things: dict[str, str]) -> dict[str, Any]:
     described = whole["paths"][route.path][route.method.lower()].get("requestBody")
     if described is None:
         return {}
+    if "application/json" not in described["content"]:
+        return {"content": FILES[route.key].encode()}
     return {"json": example(described["content"]["application/json"]["schema"], whole, things)}
 
 
