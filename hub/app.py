@@ -15,10 +15,12 @@ from fastapi.staticfiles import StaticFiles
 from sqlalchemy import Engine
 from starlette.middleware.gzip import GZipMiddleware
 
-from hub.api import query as query_api
+from hub.api import devices as devices_api
 from hub.api import imports as imports_api
 from hub.api import own as own_api
+from hub.api import query as query_api
 from hub.api import routes as api
+from hub.api import taps as taps_api
 from hub.auth.tokens import random_text
 from hub.context import Context, Enrol, Health, Joining
 from hub.failures import BodyLimit, SameSite, SecurityHeaders, answer_failures
@@ -73,6 +75,8 @@ def create_app(
     app.add_middleware(GZipMiddleware, compresslevel=6)  # all but live streams
     answer_failures(app)
     app.include_router(api.router)
+    app.include_router(taps_api.router)
+    app.include_router(devices_api.router)
     app.include_router(imports_api.router)
     app.include_router(own_api.router)
     app.include_router(query_api.router)

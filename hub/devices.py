@@ -249,6 +249,9 @@ def place(
             if venue is None
             else Words("设备现在就在“{venue}”。", venue=venue.name),
         )
+    if venue is None and last is None and later:
+        # It would be nowhere, ever, and nobody but the district would find it again.
+        raise DeviceError("venue", Words("那时以前没有登记过位置：请选一个会场，或改时间。"))
     conn.execute(delete(s.placements).where(p.device_id == device.id, p.valid_from_ms >= at_ms))
     if last is not None and stands:
         goes_on = venue is not None and last.venue_id == venue.id

@@ -58,7 +58,9 @@ WAITING: Final = (Outcome.UNMATCHED, Outcome.UNPLACED, Outcome.UNDATED)
 MAX_SUGGESTED: Final = 200
 
 _LAST: Final = 4
-_NAME: Final = re.compile(r"([0-9a-f]{32})-([0-9a-f]{32})-([1-9][0-9]{0,18})")
+_NAME: Final = re.compile(
+    r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-([0-9a-f]{32})-([1-9][0-9]{0,18})"
+)
 
 
 class TapError(ValueError):
@@ -414,7 +416,7 @@ def _one(conn: Connection, *conditions: ColumnElement[bool]) -> FoundTap:
     if row is None:
         raise NotFoundError
     return FoundTap(
-        name=f"{row.public_id.hex}-{row.epoch.hex()}-{row.seq}",
+        name=f"{row.public_id}-{row.epoch.hex()}-{row.seq}",
         epoch_id=row.epoch_id,
         seq=row.seq,
         device_id=row.device_id,

@@ -191,7 +191,7 @@ def bind(
                 conn,
                 caller,
                 tap,
-                _uuid(member),
+                _chosen(member),
                 _moment(day, time, hub),
                 hub.clock(),
                 card=None if card in {"", "new"} else _uuid(card),
@@ -488,6 +488,12 @@ def _moment(day: str, time: str, hub: Context) -> int:
     if at_ms is None:
         raise TapError("day", NOT_A_TIME)
     return at_ms
+
+
+def _chosen(member: str) -> UUID:
+    if not member:
+        raise TapError("member", Words("请先选择党员。"))
+    return _uuid(member)
 
 
 def _uuid(text: str) -> UUID:

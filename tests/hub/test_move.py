@@ -102,7 +102,6 @@ def test_a_device_can_hang_nowhere_and_come_back(engine: Engine) -> None:
         ("V", 5, [("V", 0, None)]),
         ("V", 15, [("V", 0, 10), ("W", 10, 15), ("V", 15, None)]),
         (None, 5, [("V", 0, 5)]),
-        (None, 0, []),
         ("W", 30, [("V", 0, 10), ("W", 10, 20), ("W", 30, None)]),
     ],
 )
@@ -134,3 +133,14 @@ def test_what_was_said_of_its_place_is_replaced(
             for code, start, end in left
         ]
         assert rebuild_check(conn) == []
+
+
+def test_a_device_keeps_one_place_at_least(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = World(conn)
+        world.organisation("B")
+        world.venue("V", "B")
+        world.device("D", "V", since=minutes(0))
+        with pytest.raises(DeviceError, match="请选一个会场"):
+            move(conn, "D", None, minutes(0), replaces=True)
+        assert placements(conn) == [("V", minutes(0), None)]

@@ -26,7 +26,8 @@ from sqlalchemy import Engine, select, update
 from hub.auth.rights import Right, rights_of
 from hub.auth.sessions import begin_session
 from hub.auth.tokens import new_token
-from hub.context import api_right, page_right
+from hub.context import Joining, api_right, page_right
+from hub.derive import derive_batch
 from hub.domain.terms import Role
 from hub.store import schema as s
 from hub.store.engine import open_engine, reading
@@ -124,6 +125,7 @@ def _tap(site: Site, world: World, branch: str) -> str:
     card = world.card(None, f"0BAD{ord(branch):06X}")
     entry = Entry(minutes(-5) - minutes(-1000), minutes(-5), True, card)
     world.batch(f"e{branch}", 1, [entry], minutes(-5))
+    derive_batch(world.conn)
     return f"{public_id(f'机{branch}')}-{public_id(f'e{branch}').hex}-1"
 
 
@@ -345,7 +347,7 @@ class Ground:
 
 @pytest.fixture
 def ground(engine: Engine) -> Ground:
-    site = Site(engine)
+    site = Site(engine, joining=Joining(bytes(10), "mqtt://broker.example"))
     things: dict[str, dict[str, str]] = {}
     with engine.begin() as conn:
         world = site.world(conn)
