@@ -19,6 +19,7 @@ from hub.api import devices as devices_api
 from hub.api import imports as imports_api
 from hub.api import own as own_api
 from hub.api import query as query_api
+from hub.api import meetings as meetings_api
 from hub.api import routes as api
 from hub.api import taps as taps_api
 from hub.auth.tokens import random_text
@@ -75,6 +76,7 @@ def create_app(
     app.add_middleware(GZipMiddleware, compresslevel=6)  # all but live streams
     answer_failures(app)
     app.include_router(api.router)
+    app.include_router(meetings_api.router)
     app.include_router(taps_api.router)
     app.include_router(devices_api.router)
     app.include_router(imports_api.router)

@@ -79,7 +79,7 @@ class Statement:
     """The caller may answer it, unless the rules of `hub.domain.stating` refuse."""
 
 
-def statements(conn: Connection, caller: Caller, meeting: Row[Any]) -> tuple[Statement, ...]:
+def statements_of(conn: Connection, caller: Caller, meeting: Row[Any]) -> tuple[Statement, ...]:
     """All that was stated of a meeting which the caller sees, the newest first."""
     d = s.declarations.c
     rows = conn.execute(
@@ -119,8 +119,8 @@ def open_asks(
 
 
 def statement(conn: Connection, caller: Caller, meeting: Row[Any], public_id: str) -> Statement:
-    """One of `statements`. LookupError where there is no such one to be seen."""
-    for each in statements(conn, caller, meeting):
+    """One of `statements_of`. LookupError where there is no such one to be seen."""
+    for each in statements_of(conn, caller, meeting):
         if each.public_id == public_id:
             return each
     raise LookupError(public_id)

@@ -35,9 +35,14 @@ from hub.store import queries
 from hub.store import schema as s
 from hub.store.engine import reading
 from hub.store.policies import BACK_FILL_DAYS, BACK_FILL_PER_YEAR, Policies
-from hub.store.scope import NotFoundError, find_meeting, is_within, within
-from hub.store.statement_query import Statement, concerns, open_asks
-from hub.store.statement_query import statements as statements_of
+from hub.store.scope import (
+    NotFoundError,
+    find_meeting,
+    find_organisation,
+    is_within,
+    within,
+)
+from hub.store.statement_query import Statement, concerns, open_asks, statements_of
 from hub.web.pages import page
 from hub.web.view import Chip, attendance
 from hub.web.visit import done
@@ -437,6 +442,8 @@ def print_sheet(caller: Keeping, hub: Hub, meeting: UUID) -> Response:
         found = _found(conn, hub, caller, meeting, hub.clock())
     hub.looks(caller, Look("meeting.sheet", meeting_id=row.id))
     people = [each.person for each in found.rows if each.verdict is not Verdict.GUEST]
+    host = found.meeting.organisation.name
+    people.sort(key=lambda each: (each.branch != host, each.branch or "", each.code or ""))
     return page(
         "sheet-print.html",
         caller=caller,
@@ -537,6 +544,9 @@ def _ask_page(
         days = policies.number(BACK_FILL_DAYS, *at)
         limit = policies.number(BACK_FILL_PER_YEAR, *at)
         is_host = is_within(conn, caller.organisation_id, row.organisation_id)
+    asked_of = values["member"]
+    if status == 200 and asked_of and asked_of not in {e.person.public_id for e in found.rows}:
+        raise NotFoundError
     hub.looks(caller, Look("meeting.asks", meeting_id=row.id))
     is_leave = kind is DeclarationKind.LEAVE_ASKED
     times = stating.Times(row.opens_ms, row.starts_ms, row.ends_ms, row.cancelled)
@@ -855,6 +865,8 @@ def _like_the_last(
     """A new meeting's form, with what the last one of the sub-tree had."""
     m, o, v = s.meetings.c, s.organisations.c, s.venues.c
     host = _uuid(organisation)
+    if organisation:
+        find_organisation(conn, caller.organisation_id, host or UUID(int=0))
     last = conn.execute(
         select(s.meetings, o.public_id.label("host"), v.public_id.label("venue"))
         .join(s.organisations, o.id == m.organisation_id)

@@ -1,0 +1,531 @@
+"""`/api/v1/meetings`, `/declarations`, `/asks`: meetings kept, and what people state of them.
+
+The rules are `hub.meetings` and `hub.statements`; what they refuse is 409, with the field and the
+reason in English.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Literal, assert_never
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, HTTPException, Query
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from sqlalchemy import Connection, Row, select
+
+from hub import meetings, statements
+from hub.api.models import MAX_LIMIT, MAX_OFFSET, MeetingOut, Problem, Time, Told
+from hub.audit import Look
+from hub.auth.callers import Caller
+from hub.auth.rights import Right
+from hub.context import Context, api_right, context
+from hub.domain.stating import MAX_HEAD_COUNT
+from hub.domain.terms import DeclarationKind, LeaveReason, MeetingKind
+from hub.meetings import (
+    MAX_CHAIR_CHARS,
+    MAX_GRACE_MINUTES,
+    MAX_PARTNERS,
+    MAX_REASON_CHARS,
+    MAX_TITLE_CHARS,
+    MeetingError,
+    Plan,
+)
+from hub.statements import MAX_SIGNATURES
+from hub.store import queries
+from hub.store import schema as s
+from hub.store.engine import reading
+from hub.store.scope import NotFoundError, find_meeting
+from hub.store.statement_query import Statement, concerns, open_asks, statement, statements_of
+from hub.web.words import Language, speaking, t
+
+Hub = Annotated[Context, Depends(context)]
+Keeping = Annotated[Caller, Depends(api_right(Right.MEETINGS))]
+Asking = Annotated[Caller, Depends(api_right(Right.VIEW))]
+
+router = APIRouter(prefix="/api/v1", tags=["meetings"])
+
+
+def _problem(words: str) -> dict[str, Any]:
+    return {"model": Problem, "description": words}
+
+
+_ASKED: Final[dict[int | str, dict[str, Any]]] = {
+    401: _problem("No token, or one that is unknown, expired or revoked."),
+    403: _problem("The token's role may not do this."),
+    422: _problem("A parameter or field is wrong; it is named."),
+    503: _problem("The database cannot be used now."),
+}
+_OF_ONE: Final[dict[int | str, dict[str, Any]]] = {
+    **_ASKED,
+    404: _problem("Does not exist, or not in the token's sub-tree."),
+}
+_DONE: Final[dict[int | str, dict[str, Any]]] = {
+    **_OF_ONE,
+    400: _problem("The body is no text."),
+    409: _problem("It cannot be done as things stand; the field and why are said."),
+    413: _problem("The request is too large."),
+}
+
+
+# --- In -------------------------------------------------------------------------------------
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_RFC_3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})",
+    re.IGNORECASE,
+)
+
+
+def _moment(value: Any) -> datetime:
+    if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
+        raise ValueError("is no time such as 2026-07-01T14:30:00+08:00")
+    fraction = re.search(r"\.([0-9]+)", value)
+    text = value.upper()
+    if fraction:
+        text = text.replace(fraction[0], f".{fraction[1][:6]:0<6}")
+    try:
+        found = datetime.fromisoformat(text)
+        found.timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError("is no time of the calendar") from None
+    return found
+
+
+Moment = Annotated[
+    datetime,
+    PlainValidator(_moment),
+    WithJsonSchema(
+        {"type": "string", "format": "date-time", "examples": ["2026-07-01T14:30:00+08:00"]}
+    ),
+]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+Kind = Annotated[MeetingKind, Field(description="Must suit the organisation's level.")]
+Title = Annotated[str, Field(min_length=1, max_length=MAX_TITLE_CHARS)]
+Venue = Annotated[
+    UUID, Field(description="Of the token's sub-tree, or of an organisation above the meeting's.")
+]
+Chair = Annotated[str, Field(max_length=MAX_CHAIR_CHARS, description="主持人")]
+Grace = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=MAX_GRACE_MINUTES,
+        strict=True,
+        description="LATE begins so many minutes after the start; by default as the policy says.",
+    ),
+]
+Reason = Annotated[str, Field(min_length=1, max_length=MAX_REASON_CHARS)]
+
+
+class NewMeeting(_In):
+    """A meeting to be made. Its code is generated; check-in opens as the policy says."""
+
+    organisation: UUID
+    kind: Kind
+    title: Title
+    venue: Venue
+    starts_at: Moment
+    ends_at: Moment
+    chair: Chair = ""
+    grace_minutes: Grace | None = None
+
+
+class MeetingChange(_In):
+    """What of a meeting is to be otherwise; what is left out stays."""
+
+    kind: Kind | None = None
+    title: Title | None = None
+    venue: Venue | None = None
+    starts_at: Moment | None = None
+    ends_at: Moment | None = None
+    chair: Chair | None = None
+    grace_minutes: Grace | None = None
+
+
+class Why(_In):
+    """Why a meeting is called off, or taken up again."""
+
+    reason: Reason
+
+
+class Partners(_In):
+    """All that take part beside the meeting's own organisation."""
+
+    codes: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
+        max_length=MAX_PARTNERS, description="Codes of organisations anywhere in the district."
+    )
+
+
+class Held(_In):
+    """It took place, or it did not."""
+
+    kind: Literal["HELD", "NOT_HELD"]
+
+
+class HeadCount(_In):
+    """清点人数"""
+
+    kind: Literal["HEAD_COUNT"]
+    number: int = Field(ge=0, le=MAX_HEAD_COUNT, strict=True)
+
+
+class Witnessed(_In):
+    """现场证明: a member is there."""
+
+    kind: Literal["WITNESSED"]
+    member: UUID | None = Field(
+        None, description="Of the expected, or of the token's sub-tree. Otherwise `code`."
+    )
+    code: str = Field("", max_length=64, description="A member's code, wherever they belong.")
+
+
+class Sheet(_In):
+    """纸质签到: these signed. Adds to what was entered before."""
+
+    kind: Literal["SHEET"]
+    members: list[UUID] = Field([], max_length=MAX_SIGNATURES)
+    codes: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
+        [], max_length=MAX_SIGNATURES, description="Codes of guests."
+    )
+
+
+class SheetComplete(_In):
+    """纸质签到表完整: the signed sheet was entered whole."""
+
+    kind: Literal["SHEET_COMPLETE"]
+
+
+class LeaveAsked(_In):
+    """请假"""
+
+    kind: Literal["LEAVE_ASKED"]
+    member: UUID
+    reason: LeaveReason = Field(description="The class; nothing else is kept.")
+
+
+class BackFillAsked(_In):
+    """补签; another person decides."""
+
+    kind: Literal["BACK_FILL_ASKED"]
+    member: UUID
+    reason: Reason
+
+
+Stating = Annotated[
+    Held | HeadCount | Witnessed | Sheet | SheetComplete | LeaveAsked | BackFillAsked,
+    Field(discriminator="kind"),
+]
+
+
+class Decision(_In):
+    """The answer to what was asked for."""
+
+    granted: bool = Field(strict=True)
+
+
+class Paged(BaseModel):
+    """The query of a list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="How many items at most.")
+    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many items to leave out.")
+
+
+# --- Out ------------------------------------------------------------------------------------
+
+
+class _Out(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class OfMeeting(_Out):
+    """The meeting of which something is stated."""
+
+    public_id: str
+    title: str
+    organisation: str
+    starts_at: Time
+    ends_at: Time
+
+
+class WhomOut(_Out):
+    """The member of whom something is stated; all null: of another sub-tree."""
+
+    public_id: str | None
+    code: str | None
+    name: str | None
+
+
+class DeclarationOut(_Out):
+    """A statement, and what became of it."""
+
+    public_id: str
+    kind: DeclarationKind
+    meeting: OfMeeting
+    member: WhomOut | None = Field(description="Null: it speaks of the meeting.")
+    number: int | None = Field(description="A head-count.")
+    leave_reason: LeaveReason | None = Field(
+        description="Null also for those who do not decide on it."
+    )
+    reason: str | None = Field(description="Of a 补签; null also for those who do not decide.")
+    author: str
+    made_at: Time
+    stands: bool = Field(description="Neither it nor what it answers was withdrawn.")
+    answer: DeclarationKind | None = Field(description="The answer that stands.")
+    about: str | None = Field(description="The public id of what it answers or withdraws.")
+    may_withdraw: bool
+    may_decide: bool = Field(description="The rules may refuse it yet: 补签 needs another person.")
+
+
+class Declarations(_Out):
+    """Statements."""
+
+    items: list[DeclarationOut]
+
+
+class AskList(_Out):
+    """What waits to be decided, the oldest first."""
+
+    total: int = Field(description="How many items there are in all.")
+    limit: int
+    offset: int
+    as_of: Time
+    items: list[DeclarationOut]
+
+
+# --- Meetings -------------------------------------------------------------------------------
+
+
+@router.post("/meetings", status_code=201, responses=_DONE)
+def create_meeting(caller: Keeping, hub: Hub, wanted: NewMeeting) -> MeetingOut:
+    """Make a meeting of an organisation in the sub-tree."""
+    plan = Plan(
+        wanted.kind,
+        wanted.title,
+        wanted.venue,
+        _ms(wanted.starts_at),
+        _ms(wanted.ends_at),
+        wanted.chair,
+        wanted.grace_minutes,
+    )
+    with _doing(hub) as conn:
+        made = meetings.create(conn, caller, wanted.organisation, plan, hub.clock())
+        return _meeting(conn, caller, hub, made)
+
+
+@router.patch("/meetings/{meeting}", responses=_DONE)
+def change_meeting(caller: Keeping, hub: Hub, meeting: UUID, change: MeetingChange) -> MeetingOut:
+    """Change a meeting: its time and venue included. Attendance follows."""
+    with _doing(hub) as conn:
+        row = find_meeting(conn, caller.organisation_id, meeting, to_change=True)
+        old = meetings.plan_of(conn, row)
+        plan = Plan(
+            change.kind or old.kind,
+            old.title if change.title is None else change.title,
+            change.venue or old.venue,
+            old.starts_ms if change.starts_at is None else _ms(change.starts_at),
+            old.ends_ms if change.ends_at is None else _ms(change.ends_at),
+            old.chair if change.chair is None else change.chair,
+            old.grace_minutes if change.grace_minutes is None else change.grace_minutes,
+        )
+        meetings.edit(conn, caller, meeting, plan, hub.clock())
+        return _meeting(conn, caller, hub, meeting)
+
+
+@router.post("/meetings/{meeting}/cancel", responses=_DONE)
+def cancel_meeting(caller: Keeping, hub: Hub, meeting: UUID, why: Why) -> MeetingOut:
+    """Call it off: it counts nothing; what is known of it is kept."""
+    with _doing(hub) as conn:
+        meetings.cancel(conn, caller, meeting, why.reason, hub.clock())
+        return _meeting(conn, caller, hub, meeting)
+
+
+@router.post("/meetings/{meeting}/restore", responses=_DONE)
+def restore_meeting(caller: Keeping, hub: Hub, meeting: UUID, why: Why) -> MeetingOut:
+    """Take a cancelled meeting up again."""
+    with _doing(hub) as conn:
+        meetings.restore(conn, caller, meeting, why.reason, hub.clock())
+        return _meeting(conn, caller, hub, meeting)
+
+
+@router.put("/meetings/{meeting}/partners", responses=_DONE)
+def set_partners(caller: Keeping, hub: Hub, meeting: UUID, wanted: Partners) -> MeetingOut:
+    """Let exactly these organisations take part in a joint meeting."""
+    with _doing(hub) as conn:
+        meetings.set_partners(conn, caller, meeting, wanted.codes, hub.clock())
+        return _meeting(conn, caller, hub, meeting)
+
+
+# --- Statements -----------------------------------------------------------------------------
+
+
+@router.get("/meetings/{meeting}/declarations", responses=_OF_ONE)
+def list_declarations(caller: Asking, hub: Hub, meeting: UUID) -> Declarations:
+    """All that was stated of a meeting, the newest first."""
+    with reading(hub.engine) as conn:
+        row = find_meeting(conn, caller.organisation_id, meeting)
+        found = statements_of(conn, caller, row)
+    hub.looks(caller, Look("meeting.statements", meeting_id=row.id))
+    return Declarations(items=[_out(hub, each) for each in found])
+
+
+@router.post("/meetings/{meeting}/declarations", responses=_DONE)
+def declare(caller: Keeping, hub: Hub, meeting: UUID, said: Stating) -> Declarations:
+    """State something of a meeting. What stands already is not stated again."""
+    with _doing(hub) as conn:
+        made = _declare(conn, caller, meeting, said, hub.clock())
+        row = find_meeting(conn, caller.organisation_id, meeting)
+        wanted = {str(each) for each in made}
+        found = [each for each in statements_of(conn, caller, row) if each.public_id in wanted]
+    return Declarations(items=[_out(hub, each) for each in found])
+
+
+@router.post("/declarations/{declaration}/decision", responses=_DONE)
+def decide(caller: Keeping, hub: Hub, declaration: UUID, answer: Decision) -> DeclarationOut:
+    """Grant or refuse leave or 补签; gives the answer."""
+    return _about(
+        caller,
+        hub,
+        lambda conn: statements.decide(
+            conn, caller, declaration, hub.clock(), granted=answer.granted
+        ),
+    )
+
+
+@router.post("/declarations/{declaration}/withdrawal", responses=_DONE)
+def withdraw(caller: Keeping, hub: Hub, declaration: UUID) -> DeclarationOut:
+    """Take a statement back; gives the withdrawal. Nothing stated is ever deleted."""
+    return _about(
+        caller,
+        hub,
+        lambda conn: statements.withdraw(conn, caller, declaration, hub.clock()),
+    )
+
+
+@router.get("/asks", responses=_ASKED)
+def list_asks(caller: Keeping, hub: Hub, query: Annotated[Paged, Query()]) -> AskList:
+    """Leave and 补签 that wait to be decided in the sub-tree."""
+    with reading(hub.engine) as conn:
+        total, found = open_asks(conn, caller, query.limit, query.offset)
+    hub.looks(caller, Look("asks.api", organisation_id=caller.organisation_id))
+    return AskList(
+        total=total,
+        limit=query.limit,
+        offset=query.offset,
+        as_of=Told(hub.zone).time(hub.clock()),
+        items=[_out(hub, each) for each in found],
+    )
+
+
+# --- Helpers --------------------------------------------------------------------------------
+
+
+def _declare(
+    conn: Connection, caller: Caller, meeting: UUID, said: Stating, now_ms: int
+) -> list[UUID]:
+    match said:
+        case Held():
+            held = said.kind == "HELD"
+            return [statements.confirm(conn, caller, meeting, now_ms, held=held)]
+        case HeadCount():
+            return [statements.count_heads(conn, caller, meeting, said.number, now_ms)]
+        case Witnessed():
+            return [
+                statements.witness(
+                    conn, caller, meeting, now_ms, member=said.member, code=said.code
+                )
+            ]
+        case Sheet():
+            return statements.enter_sheet(
+                conn, caller, meeting, now_ms, members=said.members, codes=said.codes
+            )
+        case SheetComplete():
+            return [statements.complete_sheet(conn, caller, meeting, now_ms)]
+        case LeaveAsked():
+            return [statements.ask_leave(conn, caller, meeting, said.member, said.reason, now_ms)]
+        case BackFillAsked():
+            return [
+                statements.ask_back_fill(conn, caller, meeting, said.member, said.reason, now_ms)
+            ]
+        case _:
+            assert_never(said)
+
+
+@contextmanager
+def _doing(hub: Context) -> Iterator[Connection]:
+    """A write transaction; what is refused becomes 409, in English, with its field."""
+    try:
+        with hub.engine.begin() as conn:
+            yield conn
+    except MeetingError as error:
+        with speaking(Language.EN):
+            said = f"{error.field}: {t(error)}" if error.field else t(error)
+        raise HTTPException(409, said) from error
+
+
+def _about(caller: Caller, hub: Context, act: Callable[[Connection], UUID]) -> DeclarationOut:
+    with _doing(hub) as conn:
+        made = act(conn)
+        row = _meeting_of(conn, caller, made)
+        return _out(hub, statement(conn, caller, row, str(made)))
+
+
+def _meeting_of(conn: Connection, caller: Caller, declaration: UUID) -> Row[Any]:
+    d = s.declarations.c
+    row = conn.execute(
+        select(s.meetings)
+        .join(s.declarations, d.meeting_id == s.meetings.c.id)
+        .where(d.public_id == declaration, concerns(caller.organisation_id))
+    ).one_or_none()
+    if row is None:
+        raise NotFoundError
+    return row
+
+
+def _meeting(conn: Connection, caller: Caller, hub: Context, meeting: UUID) -> MeetingOut:
+    found = queries.meeting_attendance(
+        conn, caller.organisation_id, str(meeting), hub.clock(), hub.zone
+    )
+    if found is None:
+        raise NotFoundError
+    return Told(hub.zone).meeting(found.meeting)
+
+
+def _ms(at: datetime) -> int:
+    return (at - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _out(hub: Context, each: Statement) -> DeclarationOut:
+    told = Told(hub.zone)
+    return DeclarationOut(
+        public_id=each.public_id,
+        kind=each.kind,
+        meeting=OfMeeting(
+            public_id=each.of.public_id,
+            title=each.of.title,
+            organisation=each.of.organisation,
+            starts_at=told.time(each.of.starts_ms),
+            ends_at=told.time(each.of.ends_ms),
+        ),
+        member=None
+        if each.whom is None
+        else WhomOut(public_id=each.whom.public_id, code=each.whom.code, name=each.whom.name),
+        number=each.number,
+        leave_reason=each.leave,
+        reason=each.words,
+        author=each.author,
+        made_at=told.time(each.made_ms),
+        stands=each.stands,
+        answer=each.answer,
+        about=each.about,
+        may_withdraw=each.may_withdraw,
+        may_decide=each.may_decide,
+    )
