@@ -17,16 +17,28 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from hub.api import devices as devices_api
 from hub.api import imports as imports_api
+from hub.api import meetings as meetings_api
 from hub.api import own as own_api
 from hub.api import query as query_api
-from hub.api import meetings as meetings_api
 from hub.api import routes as api
 from hub.api import taps as taps_api
 from hub.auth.tokens import random_text
 from hub.context import Context, Enrol, Health, Joining
 from hub.failures import BodyLimit, SameSite, SecurityHeaders, answer_failures
 from hub.imports.jobs import Desk
-from hub.web import access, devices, imports, language, meetings, objections, own, query, taps
+from hub.web import (
+    access,
+    accounts,
+    devices,
+    imports,
+    language,
+    log,
+    meetings,
+    objections,
+    own,
+    query,
+    taps,
+)
 from hub.web import routes as web
 from hub.web.pages import STATIC
 from hub.web.visit import Visits
@@ -86,11 +98,13 @@ def create_app(
     app.include_router(web.router)
     app.include_router(query.router)
     app.include_router(imports.router)
-    app.include_router(taps.router)
-    app.include_router(devices.router)
     app.include_router(own.router)
     app.include_router(objections.router)
+    app.include_router(taps.router)
+    app.include_router(devices.router)
     app.include_router(access.router)
+    app.include_router(accounts.router)
+    app.include_router(log.router)
     app.include_router(language.router)
     app.mount("/static", StaticFiles(directory=STATIC), "static")
     return app

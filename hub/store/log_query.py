@@ -27,7 +27,7 @@ class Asked:
     actor: str = ""
     """Part of the name of whoever did it."""
     area: str = ""
-    """What comes before the dot, such as meeting."""
+    """How it begins, such as meeting."""
     account_id: int | None = None
 
 
@@ -130,7 +130,7 @@ def _common(table: Table, asked: Asked) -> ColumnElement[bool]:
     if asked.actor:
         conditions.append(c.actor.contains(asked.actor, autoescape=True))
     if asked.area:
-        conditions.append(c.what.startswith(f"{asked.area}.", autoescape=True))
+        conditions.append(c.what.startswith(asked.area, autoescape=True))
     if asked.account_id is not None:
         conditions.append(c.account_id == asked.account_id)
     return and_(*conditions)

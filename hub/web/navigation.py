@@ -28,6 +28,8 @@ ENTRIES: Final = (
     Entry("taps", "/taps", "tap", Words("待核对的刷卡"), Right.TAPS),
     Entry("devices", "/devices", "device", Words("设备与会场"), Right.DEVICES_VIEW),
     Entry("imports", "/imports", "in", Words("导入"), Right.PEOPLE),
+    Entry("accounts", "/accounts", "key", Words("账号管理"), Right.ACCESS),
+    Entry("log", "/log", "log", Words("日志"), Right.AUDIT),
     Entry("own", "/me", "person", Words("我的考勤"), Right.OWN),
 )
 
