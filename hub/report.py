@@ -1,4 +1,9 @@
-"""Attendance as text for a terminal, as JSON, and as CSV."""
+"""Attendance as text for a terminal, as JSON, and as CSV.
+
+A table is for people: a term stands there in Chinese beside its identifier, times to the minute.
+CSV is for spreadsheets and programs: the word and the identifier have a column each, times go to
+the second.
+"""
 
 import csv
 import dataclasses
@@ -11,6 +16,8 @@ from enum import StrEnum
 from typing import Final, assert_never
 from zoneinfo import ZoneInfo
 
+from hub.domain.terms import Evidence, Quorum, Term, Verdict
+from hub.exports import inert
 from hub.store.queries import (
     AttendanceRow,
     Counts,
@@ -23,7 +30,6 @@ from hub.store.queries import (
 Attendance = MeetingAttendance | MemberAttendance | OrganisationAttendance
 
 _COUNTS: Final = ("应到", "实到", "迟到", "请假", "未见", "待定", "列席")
-_BEGINS_A_FORMULA: Final = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r")
 
 
 class Format(StrEnum):
@@ -38,7 +44,7 @@ def render(attendance: Attendance, output: Format, zone: ZoneInfo) -> str:
     """`attendance` in that format; times in tables and CSV are in `zone`, in JSON UTC ms."""
     if output is Format.JSON:
         return json.dumps(dataclasses.asdict(attendance), ensure_ascii=False, indent=2) + "\n"
-    head, rows = _rows(attendance, zone)
+    head, rows = _rows(attendance, output, zone)
     if output is Format.CSV:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(
@@ -49,32 +55,40 @@ def render(attendance: Attendance, output: Format, zone: ZoneInfo) -> str:
     return "\n".join([*above, "", *_table(head, rows), *below]) + "\n"
 
 
-def inert(cell: str) -> str:
-    """`cell` so that no spreadsheet takes it for a formula."""
-    return f"'{cell}" if cell.startswith(_BEGINS_A_FORMULA) else cell
-
-
-def _rows(attendance: Attendance, zone: ZoneInfo) -> tuple[list[str], list[list[str]]]:
+def _rows(
+    attendance: Attendance, output: Format, zone: ZoneInfo
+) -> tuple[list[str], list[list[str]]]:
+    titles = _Titles(output)
     match attendance:
         case MeetingAttendance():
-            return ["编号", "姓名", "组织", "结果", "刷卡时间", "刷卡次数"], [
-                _person(row, zone) for row in attendance.rows
-            ]
+            head = ["编号", "姓名", "组织", *titles.came, "刷卡次数"]
+            return head, [_person(row, output, zone) for row in attendance.rows]
         case MemberAttendance():
-            return ["会议", "名称", "类型", "组织", "开始", "结果", "刷卡时间"], [
+            return [*titles.what, *titles.came], [
                 [
-                    *_what(each.meeting, zone),
-                    f"{each.verdict.zh} {each.verdict}",
-                    _time(each.at_ms, zone),
+                    *_what(each.meeting, output, zone),
+                    *_came(each.verdict, each.at_ms, each.evidence, output, zone),
                 ]
                 for each in attendance.meetings
             ]
         case OrganisationAttendance():
-            return ["会议", "名称", "类型", "组织", "开始", *_COUNTS], [
-                [*_what(each.meeting, zone), *_figures(each.counts)] for each in attendance.meetings
+            return [*titles.what, *_COUNTS], [
+                [*_what(each.meeting, output, zone), *_figures(each.counts)]
+                for each in attendance.meetings
             ]
         case _:
             assert_never(attendance)
+
+
+class _Titles:
+    """Column titles; CSV has one more for each identifier."""
+
+    def __init__(self, output: Format) -> None:
+        def term(words: str, identifier: str) -> list[str]:
+            return [words, identifier] if output is Format.CSV else [words]
+
+        self.what = ["会议", "名称", *term("类型", "kind"), "组织", "开始"]
+        self.came = [*term("结果", "verdict"), "签到时间", *term("依据", "evidence")]
 
 
 def _around(attendance: Attendance, zone: ZoneInfo) -> tuple[list[str], list[str]]:
@@ -86,13 +100,14 @@ def _around(attendance: Attendance, zone: ZoneInfo) -> tuple[list[str], list[str
                 + ("　已取消" if meeting.cancelled else ""),
                 " ".join(
                     [
-                        _time(meeting.starts_ms, zone),
+                        _time(meeting.starts_ms, Format.TABLE, zone),
                         "至",
-                        _time(meeting.ends_ms, zone),
+                        _time(meeting.ends_ms, Format.TABLE, zone),
                         meeting.venue.name,
                     ]
                 ),
                 _summary(attendance.counts),
+                *_stated(attendance),
             ]
             below = ["", *(device.words for device in attendance.devices)]
             for count, what in (
@@ -116,27 +131,57 @@ def _around(attendance: Attendance, zone: ZoneInfo) -> tuple[list[str], list[str
             assert_never(attendance)
 
 
-def _person(row: AttendanceRow, zone: ZoneInfo) -> list[str]:
+def _person(row: AttendanceRow, output: Format, zone: ZoneInfo) -> list[str]:
     person = row.person
     return [
         person.code or "",
         person.name or "（外单位）",
         person.branch or "",
-        f"{row.verdict.zh} {row.verdict}",
-        _time(row.at_ms, zone),
+        *_came(row.verdict, row.at_ms, row.evidence, output, zone),
         str(row.taps or ""),
     ]
 
 
-def _what(meeting: MeetingHead, zone: ZoneInfo) -> list[str]:
+def _came(
+    verdict: Verdict, at_ms: int | None, evidence: Evidence | None, output: Format, zone: ZoneInfo
+) -> list[str]:
+    return [*_term(verdict, output), _time(at_ms, output, zone), *_term(evidence, output)]
+
+
+def _term(term: Term | None, output: Format) -> list[str]:
+    if output is Format.CSV:
+        return ["", ""] if term is None else [term.zh, term.value]
+    return ["" if term is None else f"{term.zh} {term.value}"]
+
+
+def _what(meeting: MeetingHead, output: Format, zone: ZoneInfo) -> list[str]:
     title = f"{meeting.title}（已取消）" if meeting.cancelled else meeting.title
     return [
         meeting.code,
         title,
-        meeting.kind.zh,
+        *_term(meeting.kind, output),
         meeting.organisation.name,
-        _time(meeting.starts_ms, zone),
+        _time(meeting.starts_ms, output, zone),
     ]
+
+
+def _stated(attendance: MeetingAttendance) -> list[str]:
+    """What people stated of the meeting, its partners, and whether it may vote."""
+    meeting = attendance.meeting
+    said = []
+    if meeting.partners:
+        said.append(f"联合召开：{'、'.join(each.name for each in meeting.partners)}")
+    if meeting.chair:
+        said.append(f"主持人：{meeting.chair}")
+    if attendance.quorum is not Quorum.NOT_ASKED:
+        said.append(f"法定人数：{attendance.quorum.zh} {attendance.quorum.value}")
+    if attendance.held is not None:
+        said.append("已确认召开" if attendance.held else "已确认没有召开")
+    if attendance.head_count is not None:
+        said.append(f"清点人数：{attendance.head_count}")
+    if attendance.sheet_complete:
+        said.append("纸质签到表已录完")
+    return said
 
 
 def _figures(counts: Counts) -> list[str]:
@@ -149,8 +194,11 @@ def _summary(counts: Counts) -> str:
     )
 
 
-def _time(at_ms: int | None, zone: ZoneInfo) -> str:
-    return "" if at_ms is None else f"{datetime.fromtimestamp(at_ms / 1000, zone):%Y-%m-%d %H:%M}"
+def _time(at_ms: int | None, output: Format, zone: ZoneInfo) -> str:
+    if at_ms is None:
+        return ""
+    at = datetime.fromtimestamp(at_ms / 1000, zone)
+    return f"{at:%Y-%m-%d %H:%M:%S}" if output is Format.CSV else f"{at:%Y-%m-%d %H:%M}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
