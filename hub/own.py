@@ -74,6 +74,7 @@ class Mine:
     """None: nothing is known."""
     objection: Objection | None
     """The last one that was not withdrawn."""
+    as_of_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,7 @@ def my_meetings(
             each.at_ms,
             known.get(ids[each.meeting.public_id]),
             objections.get(each.meeting.public_id),
+            now_ms,
         )
         for each in reversed(found.meetings)
     ]

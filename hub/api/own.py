@@ -514,7 +514,7 @@ def open_objections(caller: Deciding, hub: Hub) -> OpenObjections:
         told = _Own(hub, conn)
         items = [told.open_objection(conn, caller, each) for each in found]
     for each in found:
-        hub.looks(caller, look("objections.api", each))
+        hub.looks(caller, look("objection.api", each))
     return OpenObjections(items=items)
 
 

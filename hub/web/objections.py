@@ -64,7 +64,7 @@ def open_objections(caller: Asking, hub: Hub) -> Response:
             for each in found
         ]
     for each in found:
-        hub.looks(caller, look("objections.page", each))
+        hub.looks(caller, look("objection.page", each))
     return page("objections.html", caller=caller, section="objections", lines=lines)
 
 

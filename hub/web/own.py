@@ -75,12 +75,12 @@ class MeetingLine:
     iso: str
     day: str
     hours: str
-    chip: Chip | None
+    chips: tuple[Chip, ...]
+    """The verdict, once there can be one; what was asked for; the objection."""
     how: str
     """How it was recorded; empty: nothing is known."""
     reasons: tuple[str, ...]
     """Why nothing is concluded."""
-    objection: Chip | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,16 +174,32 @@ class Worded:
             "hours": f"{starts:%H:%M}–{last}",
         }
 
-    def mine(self, each: Mine, reasons: Sequence[str] = ()) -> MeetingLine:
-        """A meeting in a list."""
-        objection = each.objection
+    def mine(
+        self, each: Mine, reasons: Sequence[str] = (), asks: Sequence[Asked] = ()
+    ) -> MeetingLine:
+        """A meeting in a list; of all the member's `asks` those that wait for it are shown."""
+        chips = list(self.verdict(each.verdict, each.meeting, each.as_of_ms))
+        for asked in asks:
+            line = self.ask(asked)
+            if line.is_open and asked.meeting_public_id == each.meeting.public_id:
+                words = t("{what}：{state}", what=line.words, state=line.chip.word)
+                chips.append(Chip(line.chip.style, line.chip.icon, words))
+        if each.objection is not None:
+            chips.append(self.objection(each.objection).chip)
         return MeetingLine(
             **self.head(each.meeting),
-            chip=Chip.of_verdict(each.verdict),
+            chips=tuple(chips),
             how=self.how(each),
             reasons=tuple(t(words) for words in reasons),
-            objection=None if objection is None else self.objection(objection).chip,
         )
+
+    def verdict(
+        self, verdict: Verdict | None, meeting: MeetingHead, now_ms: int
+    ) -> tuple[Chip, ...]:
+        """The verdict's chip; none where there is none, or nobody can have come yet."""
+        if verdict is None or (verdict is Verdict.NOT_SEEN and now_ms < meeting.opens_ms):
+            return ()
+        return (Chip.of_verdict(verdict),)
 
     def how(self, each: Mine | Entry) -> str:
         """How it was recorded, in a sentence; empty where nothing is known."""
@@ -312,7 +328,7 @@ def my_page(request: Request, caller: Asking, hub: Hub) -> Response:
     asked = _Days.read(request, hub, BACK_DAYS)
     with reading(hub.engine) as conn:
         name = own.me(conn, member_id).name
-        coming = own.upcoming(conn, member_id, now_ms)
+        coming, asks = own.upcoming(conn, member_id, now_ms), own.my_asks(conn, member_id)
         found = [
             each
             for each in own.my_meetings(conn, member_id, *asked.span(hub), now_ms)
@@ -326,7 +342,7 @@ def my_page(request: Request, caller: Asking, hub: Hub) -> Response:
         section="own",
         tab="/me",
         name=name,
-        coming=[told.mine(each) for each in coming[:NEXT_LINES]],
+        coming=[told.mine(each, asks=asks) for each in coming[:NEXT_LINES]],
         more=max(len(coming) - NEXT_LINES, 0),
         lines=lines,
         total_lines=len(found),
@@ -601,7 +617,7 @@ def shown(found: Entry, objected: Sequence[Objection], told: Worded) -> dict[str
     """What `own-evidence.html` shows of an entry."""
     return {
         "meeting": told.head(found.meeting),
-        "chip": None if found.verdict is None else Chip.of_verdict(found.verdict),
+        "chip": next(iter(told.verdict(found.verdict, found.meeting, found.as_of_ms)), None),
         "cancelled": found.meeting.cancelled,
         "expected": found.facts.is_expected,
         "how": told.how(found),
@@ -644,7 +660,7 @@ def _form(
         tab="",
         kind=kind,
         meeting=told.head(found.meeting),
-        chip=None if found.verdict is None else Chip.of_verdict(found.verdict),
+        chip=next(iter(told.verdict(found.verdict, found.meeting, now_ms)), None),
         how=told.how(found),
         refused=refused,
         values={"words": "", "reason": "", **(values or {})},
