@@ -22,6 +22,7 @@ from hub.auth.rights import Right
 from hub.context import Context, context, page_right
 from hub.days import moment_from
 from hub.devices import Added, DeviceError, add_device, new_code, place
+from hub.domain.attendance import moment as near
 from hub.domain.terms import DeviceStatus
 from hub.domain.words import Words
 from hub.store.engine import reading
@@ -52,7 +53,7 @@ class DeviceView:
     chip: Chip
     venue: str | None
     placed: str | None
-    last_contact: str | None
+    last_contact: Words | None
     backlog: int | None
     clock: Words
     readers: tuple[tuple[str, bool], ...]
@@ -69,7 +70,8 @@ def device_list(caller: Looking, hub: Hub) -> Response:
     now_ms = hub.clock()
     with reading(hub.engine) as conn:
         found = fleet.devices(conn, caller.organisation_id, now_ms, hub.zone)
-    shown = [view(each, hub) for each in found]
+    # Whoever has little time sees first what needs them.
+    shown = [view(each, hub) for each in sorted(found, key=lambda each: not each.troubles)]
     return page(
         "devices.html",
         caller=caller,
@@ -235,7 +237,9 @@ def view(device: fleet.Device, hub: Context) -> DeviceView:
         _chip(device),
         None if device.venue is None else device.venue.name,
         at(device.placed_ms),
-        at(device.last_contact_ms),
+        None
+        if device.last_contact_ms is None
+        else near(device.last_contact_ms, hub.clock(), hub.zone),
         device.unreceipted,
         _clock(device.clock),
         tuple((each.name, each.is_up) for each in device.readers),

@@ -417,7 +417,10 @@ def _view(line: Line, hub: Context) -> LineView:
 def _times(line: Line, hub: Context) -> str:
     if line.first_ms is not None and line.last_ms is not None:
         first, last = (moment(each, hub.zone) for each in (line.first_ms, line.last_ms))
-        return first if first == last else t("{first} 至 {last}", first=first, last=last)
+        if first == last:
+            return first
+        day, _, hour = last.partition(" ")
+        return t("{first} 至 {last}", first=first, last=hour if first.startswith(day) else last)
     earliest, latest = (
         None if each is None else moment(each, hub.zone)
         for each in (line.earliest_ms, line.latest_ms)
