@@ -60,7 +60,8 @@ class LineView:
     card: str
     who: str | None
     branch: str | None
-    venue: str
+    venue: str | None
+    """None: not known, like the time."""
     device: str
     times: str
     taps: int
@@ -407,11 +408,17 @@ def _view(line: Line, hub: Context) -> LineView:
         line.card,
         None if who is None else who.name,
         None if who is None else who.branch,
-        t("不在任何会场") if line.venue is None else line.venue.name,
+        _venue(line),
         line.device,
         _times(line, hub),
         line.taps,
     )
+
+
+def _venue(line: Line) -> str | None:
+    if line.venue is not None:
+        return line.venue.name
+    return None if line.first_ms is None else t("不在任何会场")
 
 
 def _times(line: Line, hub: Context) -> str:
