@@ -1,0 +1,419 @@
+"""The first evening: from an empty hub to an exported record, in a browser, on real parts.
+
+First run, imports with a mistake corrected, two devices enrolled, a meeting with taps that arrive
+live, a forgotten card witnessed, a leave, a paper sheet, an offline device that syncs late, the
+export, the member's own page. The operator sits at a desk, secretary and member hold a phone. Every
+screen on the way must be accessible, fit, and complain of nothing.
+
+With SHUAKA_SCREENS=FOLDER each screen is saved there: that is how the pictures in docs/ are made.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from python_calamine import CalamineWorkbook
+from xlsxwriter import Workbook
+
+from tests.hub.web.axe import assert_accessible, assert_light, sticking_out
+from tests.hub.web.test_browser import FLAGS, watched
+from tests.rig import Mosquitto, Pcscd, TcpProxy, UidCard, VirtualReader, private_dir, wait_for
+from tests.rig.product import PASSWORD, Edge, Hub
+
+pytestmark = [pytest.mark.servers, pytest.mark.browser]
+
+DISTRICT = Path(__file__).parents[2] / "deploy/demo/district"
+ZONE = ZoneInfo("Asia/Shanghai")
+BRANCH = "清溪社区党支部"
+DESK = {"width": 1280, "height": 900}
+PHONE = {"width": 360, "height": 740}
+
+
+def rows(register: str) -> list[list[str]]:
+    return list(csv.reader((DISTRICT / f"{register}.csv").read_text("utf-8-sig").splitlines()))
+
+
+def members_of(branch: str) -> list[tuple[str, str]]:
+    """(code, name) of the branch's members, as the file lists them."""
+    return [(row[0], row[1]) for row in rows("members")[1:] if row[2] == branch]
+
+
+def uid_of(code: str) -> bytes:
+    (number,) = [row[3] for row in rows("cards")[1:] if row[1] == code]
+    return bytes.fromhex(number)
+
+
+def a_meeting_around(now: datetime) -> tuple[datetime, datetime]:
+    """Begins in a few minutes and ends on the same day, so that `now` is within check-in."""
+    begin = (now + timedelta(minutes=5)).replace(second=0, microsecond=0)
+    if begin.date() != now.date() or begin.hour == 23:
+        begin = now.replace(hour=max(now.hour - 1, 22), minute=50, second=0, microsecond=0)
+    last = begin.replace(hour=23, minute=59)
+    return begin, min(begin + timedelta(minutes=90), last)
+
+
+class Screens:
+    """Looks at each screen: axe, nothing that sticks out, nothing complained of; may save it."""
+
+    def __init__(self) -> None:
+        folder = os.environ.get("SHUAKA_SCREENS")
+        self.folder = Path(folder).resolve() if folder else None
+        self.complaints: list[str] = []
+        self.seen: list[str] = []
+
+    def look(self, page: Page, name: str) -> None:
+        """`name` is the file's, such as first-run; whoever reads the docs sees it."""
+        assert_accessible(page)
+        assert sticking_out(page) == [], f"{name}: {page.url}"
+        assert self.complaints == [], f"{name}: {page.url}"
+        self.seen.append(name)
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=self.folder / f"{name}.png", full_page=True)
+
+
+class Evening:
+    """The servers, and three people with a browser each."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self.screens = Screens()
+        self.pcscd = stack.enter_context(Pcscd(directory / "pcscd", slots=2))
+        self.broker = stack.enter_context(Mosquitto(directory / "mosquitto"))
+        self.second_line = stack.enter_context(TcpProxy(self.broker.port))
+        self.hub = stack.enter_context(Hub(directory / "hub", mqtt=self.broker.url))
+        self.hub.command("init")
+        self.hub.start()
+        self.edges = [
+            stack.enter_context(Edge(directory / "edge1", self.pcscd.env)),
+            stack.enter_context(
+                Edge(
+                    directory / "edge2",
+                    self.pcscd.env,
+                    mqtt=f"mqtt://127.0.0.1:{self.second_line.port}",
+                )
+            ),
+        ]
+        self.readers: list[VirtualReader] = []
+        playwright = stack.enter_context(sync_playwright())
+        self.chromium: Browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=FLAGS
+        )
+        stack.callback(self.chromium.close)
+        self.stack = stack
+
+    def person(self, size: dict[str, int]) -> Page:
+        """A browser of their own, at a desk or on a phone."""
+        context: BrowserContext = self.chromium.new_context(
+            viewport={"width": size["width"], "height": size["height"]},
+            locale="zh-CN",
+            timezone_id=ZONE.key,
+            has_touch=size is PHONE,
+            accept_downloads=True,
+        )
+        self.stack.callback(context.close)
+        return watched(context, self.screens.complaints)
+
+    def go(self, page: Page, path: str) -> None:
+        page.goto(self.hub.url + path)
+
+
+@pytest.fixture
+def evening() -> Iterator[Evening]:
+    with private_dir() as directory, ExitStack() as stack:
+        yield Evening(directory, stack)
+
+
+# --- the story --------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(400)
+def test_the_first_evening(evening: Evening, tmp_path: Path) -> None:
+    operator = evening.person(DESK)
+    first_run(evening, operator)
+    import_everything(evening, operator, tmp_path)
+    members = members_of("QX-01")
+    first = {
+        "shuji": evening.hub.account("shuji", "SECRETARY", "QX-01"),
+        "fushuji": evening.hub.account("fushuji", "SECRETARY", "QX-01"),
+        "dangyuan": evening.hub.account("dangyuan", "MEMBER", "QX-01", "--member", members[0][0]),
+    }
+    enrol(evening, operator)
+    secretary = evening.person(PHONE)
+    sign_in(evening, secretary, "shuji", first["shuji"])
+    meeting = new_meeting(evening, secretary)
+    hold(evening, operator, secretary, meeting)
+    late_sync(evening, operator, secretary, meeting)
+    export(evening, operator, tmp_path)
+    member = evening.person(PHONE)
+    sign_in(evening, member, "dangyuan", first["dangyuan"])
+    own_page(evening, member)
+    assert len(evening.screens.seen) >= 20
+
+
+def first_run(evening: Evening, page: Page) -> None:
+    wait_for(lambda: "first-run?code=" in log_of(evening.hub), "the address of the first run")
+    address = re.findall(r"https?://\S+/first-run\?code=[\w-]+", log_of(evening.hub))[-1]
+    evening.go(page, "/")
+    page.get_by_role("link", name="建立管理员账号").wait_for()
+    evening.screens.look(page, "sign-in")
+    evening.go(page, "/first-run")
+    page.get_by_label("启动码").fill("wrong")
+    page.get_by_label("区县党委名称").fill("清溪街道党工委")
+    page.get_by_label("区县党委编号").fill("QX")
+    page.get_by_label("您的姓名").fill("管理员")
+    page.get_by_label("登录名").fill("admin")
+    page.get_by_label("密码", exact=True).fill(PASSWORD)
+    page.get_by_label("再输一次密码").fill(PASSWORD)
+    page.get_by_role("button", name="建立").click()
+    page.get_by_text("启动码不对").first.wait_for()
+    assert_accessible(page)
+    evening.screens.complaints.clear()  # the browser notes the 422
+    page.goto(address)
+    evening.screens.look(page, "first-run")
+    page.get_by_label("区县党委名称").fill("清溪街道党工委")
+    page.get_by_label("区县党委编号").fill("QX")
+    page.get_by_label("您的姓名").fill("管理员")
+    page.get_by_label("登录名").fill("admin")
+    page.get_by_label("密码", exact=True).fill(PASSWORD)
+    page.get_by_label("再输一次密码").fill(PASSWORD)
+    page.get_by_role("button", name="建立").click()
+    page.get_by_text("管理员账号已建立").wait_for()
+
+
+def import_everything(evening: Evening, page: Page, folder: Path) -> None:
+    evening.go(page, "/imports")
+    evening.screens.look(page, "imports")
+    for register in ("organisations", "members", "venues", "cards"):
+        path = DISTRICT / f"{register}.csv"
+        if register == "members":
+            path = wrong_members(folder)
+        upload(evening, page, register, path)
+        if register == "members":
+            page.get_by_text("什么都没有导入").wait_for()
+            page.get_by_text("请将该列设为文本格式").first.wait_for()
+            evening.screens.look(page, "import-problems")
+            with page.expect_download() as got:
+                page.get_by_role("link", name="下载标出问题的文件").click()
+            marked = folder / "problems.xlsx"
+            got.value.save_as(marked)
+            said = str(CalamineWorkbook.from_path(marked).get_sheet_by_index(0).to_python())
+            assert "文本格式" in said
+            upload(evening, page, register, DISTRICT / "members.csv")
+        confirm = page.get_by_role("button", name="确认导入")
+        confirm.wait_for()
+        if register == "members":
+            evening.screens.look(page, "import-preview")
+        confirm.click()
+        page.get_by_text("已全部导入").wait_for()
+    evening.screens.look(page, "import-done")
+    # The same again changes nothing.
+    upload(evening, page, "cards", DISTRICT / "cards.csv")
+    page.get_by_text("都已经有了").wait_for()
+
+
+def upload(evening: Evening, page: Page, register: str, path: Path) -> None:
+    evening.go(page, f"/imports/{register}")
+    page.get_by_label("文件").set_input_files(path)
+    page.get_by_role("button", name="上传并预览").click()
+    page.wait_for_url("**/imports/work**")
+    page.locator("h1", has_text=re.compile("预览|有问题|对应各列")).wait_for(timeout=20_000)
+
+
+def wrong_members(folder: Path) -> Path:
+    """The members as a spreadsheet in which codes became numbers, as spreadsheets do."""
+    path = folder / "members.xlsx"
+    with Workbook(path) as book:
+        sheet = book.add_worksheet("党员")
+        for column, name in enumerate(rows("members")[0]):
+            sheet.write_string(0, column, name)
+        for number, row in enumerate(rows("members")[1:], 1):
+            for column, value in enumerate(row):
+                sheet.write_string(number, column, value)
+            if number <= 2:
+                sheet.write_number(number, 0, 330102199001011234 + number)
+    return path
+
+
+def enrol(evening: Evening, page: Page) -> None:
+    for number, (name, edge) in enumerate(zip(("门口-01", "门口-02"), evening.edges, strict=True)):
+        evening.go(page, "/devices/new")
+        page.get_by_label("设备名称").fill(name)
+        options = page.get_by_label("装在哪个会场").locator("option")
+        labels = options.all_inner_texts()
+        wanted = next(each for each in labels if "清溪社区党群服务中心" in each)
+        page.get_by_label("装在哪个会场").select_option(label=wanted)
+        page.get_by_role("button", name="添加并生成登记码").click()
+        code = page.locator("p.code").inner_text().strip()
+        if number == 0:
+            evening.screens.look(page, "device-code")
+        edge.enrol(evening.hub.url, code)
+        edge.start()
+        reader = VirtualReader(evening.pcscd.ports[number])
+        evening.readers.append(evening.stack.enter_context(reader))
+    wait_for(lambda: devices_fine(evening, page), "two devices that are heard of", 60)
+    evening.screens.look(page, "devices")
+
+
+def devices_fine(evening: Evening, page: Page) -> bool:
+    evening.go(page, "/devices")
+    return page.get_by_text("所有设备都正常").count() == 1
+
+
+def sign_in(evening: Evening, page: Page, login: str, first: str) -> None:
+    evening.go(page, "/sign-in")
+    page.get_by_label("登录名").fill(login)
+    page.get_by_label("密码").fill(first)
+    page.get_by_role("button", name="登录").click()
+    page.wait_for_url("**/password")
+    page.get_by_label("原密码").fill(first)
+    page.get_by_label("新密码", exact=True).fill(PASSWORD)
+    page.get_by_label("再输一次新密码").fill(PASSWORD)
+    page.get_by_role("button", name="修改密码").click()
+    page.get_by_text("密码已修改").wait_for()
+
+
+def new_meeting(evening: Evening, page: Page) -> str:
+    begin, end = a_meeting_around(datetime.now(ZONE))
+    evening.go(page, "/meetings/new")
+    page.get_by_label("会议类型").select_option(label="支部党员大会")
+    page.get_by_label("会议名称").fill("十一月支部党员大会")
+    page.get_by_label("日期").fill(begin.date().isoformat())
+    page.get_by_label("开始时间").fill(f"{begin:%H:%M}")
+    page.get_by_label("结束时间").fill(f"{end:%H:%M}")
+    labels = page.get_by_label("会场").locator("option").all_inner_texts()
+    wanted = next(each for each in labels if "清溪社区党群服务中心" in each)
+    page.get_by_label("会场").select_option(label=wanted)
+    page.get_by_label("主持人").fill("郑建国")
+    evening.screens.look(page, "meeting-new")
+    page.get_by_role("button", name="保存").click()
+    page.wait_for_url(re.compile(r"/meetings/[0-9a-f-]{36}"))
+    found = re.search(r"/meetings/([0-9a-f-]{36})", page.url)
+    assert found
+    return found[1]
+
+
+def tap(evening: Evening, device: int, code: str) -> None:
+    edge = evening.edges[device]
+    seen = len(edge.lights)
+    evening.readers[device].tap_until_read(UidCard(uid_of(code)))
+    edge.wait_recorded(seen)
+
+
+def hold(evening: Evening, operator: Page, secretary: Page, meeting: str) -> None:
+    members = members_of("QX-01")
+    evening.go(operator, f"/meetings/{meeting}")
+    operator.get_by_text("实时更新中").wait_for(timeout=40_000)
+    screen = evening.person({"width": 1920, "height": 1080})
+    screen.context.add_cookies(operator.context.cookies())
+    evening.go(screen, f"/meetings/{meeting}/screen")
+    for code, name in members[:3]:
+        tap(evening, 0, code)
+        row = operator.get_by_role("row").filter(has_text=name)
+        expect(row.first).to_contain_text("出席", timeout=10_000)
+    expect(screen.locator("main")).to_contain_text("3", timeout=10_000)
+    assert not any(name in screen.content() for _, name in members), "a shared screen names nobody"
+    evening.screens.look(screen, "screen")
+    screen.close()
+    evening.screens.look(operator, "meeting-live")
+    # On the secretary's phone: one forgot the card, one is ill.
+    evening.go(secretary, f"/meetings/{meeting}/desk")
+    evening.screens.look(secretary, "desk-phone")
+    secretary.get_by_role("button", name=f"证明到场：{members[4][1]}").click()
+    secretary.get_by_role("status").filter(has_text=members[4][1]).first.wait_for()
+    secretary.get_by_role("link", name=f"请假：{members[5][1]}").click()
+    secretary.get_by_label("病假").check()
+    evening.screens.look(secretary, "leave-phone")
+    secretary.get_by_role("button", name="保存").click()
+    secretary.get_by_role("status").first.wait_for()
+    evening.go(secretary, f"/meetings/{meeting}/sheet/print")
+    evening.screens.look(secretary, "sheet-print")
+    evening.go(secretary, f"/meetings/{meeting}/sheet")
+    secretary.get_by_label(members[6][1]).check()
+    evening.screens.look(secretary, "sheet-phone")
+    secretary.get_by_role("button", name="录入").click()
+    secretary.get_by_role("status").first.wait_for()
+    evening.go(secretary, f"/meetings/{meeting}/desk")
+    secretary.get_by_label("清点人数").fill("6")
+    secretary.get_by_role("button", name="记下").click()
+    secretary.get_by_role("button", name="确认已召开").click()
+    secretary.get_by_text("已确认召开").first.wait_for()
+    evening.screens.look(secretary, "meeting-desk-done-phone")
+    for number, word in ((4, "现场证明"), (5, "请假"), (6, "出席")):
+        row = operator.get_by_role("row").filter(has_text=members[number][1])
+        expect(row.first).to_contain_text(word, timeout=10_000)
+
+
+def late_sync(evening: Evening, operator: Page, secretary: Page, meeting: str) -> None:
+    """The second device has no network: what is tapped there is known later, and then counts."""
+    members = members_of("QX-01")
+    evening.second_line.refuse(True)
+    evening.second_line.cut()
+    code, name = members[7]
+    tap(evening, 1, code)
+    evening.go(operator, f"/meetings/{meeting}")
+    row = operator.get_by_role("row").filter(has_text=name)
+    expect(row.first).to_contain_text("未见")
+    evening.second_line.refuse(False)
+    expect(row.first).to_contain_text("出席", timeout=60_000)
+    # A card that nobody knows: bound on the phone, and then its tap counts.
+    bus = bytes.fromhex("9E10B5C7")
+    seen = len(evening.edges[0].lights)
+    evening.readers[0].tap_until_read(UidCard(bus))
+    evening.edges[0].wait_recorded(seen)
+
+    def listed() -> bool:
+        evening.go(secretary, f"/taps?meeting={meeting}")
+        return secretary.get_by_text("B5C7").count() > 0
+
+    wait_for(listed, "the unknown card in the list", 20)
+    assert "9E10B5C7" not in secretary.content()
+    evening.screens.look(secretary, "taps-phone")
+
+
+def export(evening: Evening, page: Page, folder: Path) -> None:
+    evening.go(page, "/attendance")
+    page.get_by_role("button", name="查询").click()
+    evening.screens.look(page, "attendance")
+    assert_light(page.context, page.url)
+    found = {}
+    for form in ("Excel", "CSV"):
+        with page.expect_download() as got:
+            page.get_by_role("link", name=f"导出 {form}").click()
+        path = folder / got.value.suggested_filename
+        got.value.save_as(path)
+        found[form] = path
+    table = CalamineWorkbook.from_path(found["Excel"]).get_sheet_by_index(0).to_python()
+    text = found["CSV"].read_text("utf-8-sig")
+    members = members_of("QX-01")
+    wanted = ["出席"] * 3 + ["未见", "现场证明", "请假", "出席", "出席"]
+    for (code, name), verdict in zip(members, wanted, strict=False):
+        (row,) = [each for each in table if code in each]
+        assert name in row
+        assert any(verdict in str(cell) for cell in row), row
+        (line,) = [each for each in text.splitlines() if code in each]
+        assert name in line
+        assert verdict in line
+
+
+def own_page(evening: Evening, page: Page) -> None:
+    page.wait_for_url("**/me")
+    expect(page.locator("main")).to_contain_text("十一月支部党员大会")
+    evening.screens.look(page, "own-phone")
+    page.get_by_role("link", name=re.compile("十一月支部党员大会")).first.click()
+    expect(page.locator("main")).to_contain_text("门口-01")
+    evening.screens.look(page, "own-entry-phone")
+    evening.go(page, "/me/access")
+    expect(page.locator("main")).to_contain_text("管理员")
+    evening.screens.look(page, "own-access-phone")
+
+
+def log_of(hub: Hub) -> str:
+    path = hub.directory / "hub.log"
+    return path.read_text("utf-8", errors="replace") if path.exists() else ""
