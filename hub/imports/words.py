@@ -210,7 +210,7 @@ _CODE_HERE: Final = "自己编，不重复，最多64个字符，中间没有空
 EXPLAINED: Final[Mapping[Register, Mapping[str, tuple[str, str]]]] = {
     Register.ORGANISATIONS: {
         "code": (_CODE_HERE, "ZB001"),
-        "name": ("组织全称", "甲村党支部"),
+        "name": ("组织的全称", "甲村党支部"),
         "kind": ("组织的层级", "党支部"),
         "parent": ("上级组织的编号；最上级空着", "DW001"),
     },
@@ -219,7 +219,7 @@ EXPLAINED: Final[Mapping[Register, Mapping[str, tuple[str, str]]]] = {
             "自己编，不重复，最多64个字符，中间没有空格；同一人的几行写同一个编号",
             "M001",
         ),
-        "name": ("姓名", "张三"),
+        "name": ("身份证上的姓名", "张三"),
         "organisation": (_ORGANISATION_HERE, "ZB001"),
         "from": (_FROM_HERE, "2026-01-01"),
         "body": ("空着表示党员；支委另写一行，填委员", "党员"),
@@ -235,7 +235,7 @@ EXPLAINED: Final[Mapping[Register, Mapping[str, tuple[str, str]]]] = {
     },
     Register.VENUES: {
         "code": (_CODE_HERE, "HC001"),
-        "name": ("会场名称", "村部二楼会议室"),
+        "name": ("大家平时的叫法", "村部二楼会议室"),
         "organisation": (_ORGANISATION_HERE, "ZB001"),
     },
     Register.PLACEMENTS: {
@@ -259,7 +259,7 @@ EXPLAINED: Final[Mapping[Register, Mapping[str, tuple[str, str]]]] = {
         "code": (_CODE_HERE, "HY20260701"),
         "organisation": (_ORGANISATION_HERE, "ZB001"),
         "kind": ("会议的类型", "支部党员大会"),
-        "title": ("会议名称", "七月支部党员大会"),
+        "title": ("写在通知和签到表上的名称", "七月支部党员大会"),
         "venue": (_VENUE_HERE, "HC001"),
         "start": ("几月几日几点", "2026-07-01 14:30"),
         "end": ("同一天或24小时以内", "2026-07-01 16:00"),

@@ -7,6 +7,7 @@ for it comes again by itself.
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
@@ -73,6 +74,7 @@ def work(caller: Asking, desk: Desks) -> Response:
     job = desk.of(caller)
     if job is None:
         return page("import-none.html", caller=caller, section="imports")
+    job = replace(job)  # as it is now: the thread goes on
     if job.stage in WORKING:
         return page(
             "import-waiting.html", headers=REFRESH, caller=caller, section="imports", job=job
