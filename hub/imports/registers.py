@@ -18,6 +18,7 @@ from sqlalchemy import delete, select
 
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.domain.attendance import MINUTE_MS, Validity
+from hub.domain.stating import kind_refused
 from hub.domain.terms import Body, CardStatus, MeetingKind, Office, OrgKind
 from hub.imports.draft import (
     OUTSIDE,
@@ -663,7 +664,9 @@ def _meetings(draft: Draft) -> None:
             if code in known and code not in inside:
                 row.fail("code", OUTSIDE)
         if kind is not None and organisation is not None:
-            _check_kind(row, kind, OrgKind(organisation.kind))
+            wrong = kind_refused(kind, OrgKind(organisation.kind))
+            if wrong is not None:
+                row.fail("kind", wrong)
         if row.failed or code is None or starts_ms is None or kind is None:
             continue
         old = known.get(code)
@@ -759,17 +762,3 @@ def _take_part(draft: Draft, hosts: Mapping[str, int]) -> None:
 def _is_sane(at_ms: int, zone: ZoneInfo) -> bool:
     first, after = span_ms(FIRST_DAY, LAST_DAY, zone)
     return first <= at_ms < after
-
-
-def _check_kind(row: Row, kind: MeetingKind, organisation: OrgKind) -> None:
-    match kind:
-        case MeetingKind.PARTY_GROUP:
-            if organisation is not OrgKind.GROUP:
-                row.fail("kind", f"{organisation.zh}不开党小组会：应由党小组召开")
-        case MeetingKind.BRANCH_ASSEMBLY | MeetingKind.BRANCH_COMMITTEE:
-            if organisation in {OrgKind.GROUP, OrgKind.COMMITTEE}:
-                row.fail("kind", f"{organisation.zh}不开{kind.zh}：应由党支部召开")
-        case MeetingKind.PARTY_LECTURE | MeetingKind.THEME_PARTY_DAY:
-            pass
-        case _:
-            assert_never(kind)
