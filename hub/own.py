@@ -414,11 +414,27 @@ def _shows(conn: Connection, member_id: int) -> ColumnElement[bool]:
         )
         for host in hosts
     ]
+    # The list of what is asked for shows those who have asked.
+    d = s.declarations.c
+    asked = (
+        exists()
+        .where(
+            d.member_id == member_id,
+            d.kind.in_([DeclarationKind.LEAVE_ASKED.value, DeclarationKind.BACK_FILL_ASKED.value]),
+            d.made_ms <= x.at_ms,
+        )
+        .correlate(s.accesses)
+    )
     # What names a member shows that one alone, whatever else it names.
     return or_(
         x.member_id == member_id,
         and_(x.member_id.is_(None), x.meeting_id.in_(concerned(member_id))),
-        and_(x.member_id.is_(None), x.meeting_id.is_(None), or_(false(), *through)),
+        and_(
+            x.member_id.is_(None),
+            x.meeting_id.is_(None),
+            or_(false(), *through),
+            or_(x.what.not_like("asks.%"), asked),
+        ),
     )
 
 
@@ -438,25 +454,30 @@ def _above(parents: dict[int, int | None], organisation_id: int) -> list[int]:
 
 
 def _shown(row: Row[Any], zone: ZoneInfo) -> Words:
+    area, _, deed = row.what.partition(".")
     if row.member_id is not None:
         if row.title is not None:
             return Words("您在会议“{title}”的记录", title=row.title)
-        return Words("您本人的记录")
+        return Words("您的卡") if "card" in area or deed == "cards" else Words("您本人的记录")
     if row.title is not None:
-        day = datetime.fromtimestamp(row.starts_ms / 1000, zone).date()
-        return Words("会议“{title}”（{day}）的考勤", title=row.title, day=day.isoformat())
+        day = datetime.fromtimestamp(row.starts_ms / 1000, zone).date().isoformat()
+        if deed == "asks":
+            return Words("会议“{title}”（{day}）的请假和补签", title=row.title, day=day)
+        return Words("会议“{title}”（{day}）的考勤", title=row.title, day=day)
     name = row.of_organisation
-    if row.from_ms is None or row.to_ms is None:
-        return Words("“{name}”及下级组织的人员", name=name)
-    first, last = (
-        datetime.fromtimestamp(each / 1000, zone).date() for each in (row.from_ms, row.to_ms - 1)
-    )
-    return Words(
-        "“{name}”及下级组织{first}至{last}的考勤",
-        name=name,
-        first=first.isoformat(),
-        last=last.isoformat(),
-    )
+    if row.from_ms is not None and row.to_ms is not None:
+        first, last = (
+            datetime.fromtimestamp(each / 1000, zone).date().isoformat()
+            for each in (row.from_ms, row.to_ms - 1)
+        )
+        return Words("“{name}”及下级组织{first}至{last}的考勤", name=name, first=first, last=last)
+    match area:
+        case "asks":
+            return Words("“{name}”及下级组织的请假和补签申请", name=name)
+        case "tap" | "taps":
+            return Words("“{name}”及下级组织待核对的刷卡（其中可能有您的）", name=name)
+        case _:
+            return Words("“{name}”及下级组织的人员", name=name)
 
 
 # --- Helpers --------------------------------------------------------------------------------

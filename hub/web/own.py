@@ -312,8 +312,6 @@ def _did(what: str, of: Words) -> Words:
             return Words("通过接口读取了{of}", of=of)
         case "export":
             return Words("导出了{of}", of=of)
-        case "print":
-            return Words("打印了{of}", of=of)
         case _:
             return Words("查看了{of}", of=of)
 

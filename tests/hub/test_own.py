@@ -349,6 +349,15 @@ def test_a_sub_tree_shows_who_belonged_to_it_in_the_period_shown(world: World) -
     assert sorted(seen(world, "迟")) == sorted(["中", "跨"])
 
 
+def test_the_list_of_what_is_asked_for_shows_who_has_asked(world: World) -> None:
+    for at in (0, 20):
+        who = caller(world, f"书记{at}")
+        look(world, who, at, what="asks.page", organisation_id=world.ids["甲"])
+    world.declare("会", "LEAVE_ASKED", "李", at=10)
+    assert seen(world, "李") == ["书记20"]
+    assert seen(world, "王") == []
+
+
 def test_a_guest_sees_who_looked_at_the_meeting(world: World) -> None:
     look(world, caller(world, "书记"), meeting_id=world.ids["会"])
     assert seen(world, "钱") == []
