@@ -15,6 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from sqlalchemy import Engine
 from starlette.middleware.gzip import GZipMiddleware
 
+from hub.api import access as access_api
 from hub.api import devices as devices_api
 from hub.api import imports as imports_api
 from hub.api import meetings as meetings_api
@@ -92,6 +93,7 @@ def create_app(
     app.include_router(taps_api.router)
     app.include_router(devices_api.router)
     app.include_router(imports_api.router)
+    app.include_router(access_api.router)
     app.include_router(own_api.router)
     app.include_router(query_api.router)
     app.include_router(meetings.router)  # /meetings/new before /meetings/{meeting}

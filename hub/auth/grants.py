@@ -34,7 +34,6 @@ from hub.domain.words import Words
 from hub.store import schema as s
 from hub.store.scope import (
     NotFoundError,
-    find_by_organisation,
     find_member,
     find_organisation,
     within,
@@ -384,9 +383,31 @@ def create_token(
     return public_id, token
 
 
+def count_tokens(conn: Connection, scope: int) -> int:
+    """How many tokens were ever made for organisations of the scope."""
+    condition = within(scope, _T.organisation_id)
+    return int(conn.scalar(select(func.count()).select_from(s.tokens).where(condition)) or 0)
+
+
+def list_tokens(conn: Connection, scope: int, limit: int, offset: int) -> Sequence[Row[Any]]:
+    """Those tokens with organisation and member, by name; what is secret of them is not known."""
+    return conn.execute(
+        _tokens()
+        .where(within(scope, _T.organisation_id))
+        .order_by(_T.name)
+        .limit(limit)
+        .offset(offset)
+    ).all()
+
+
 def find_token(conn: Connection, scope: int, public_id: UUID) -> Row[Any]:
-    """A token of the scope. Raises NotFoundError."""
-    return find_by_organisation(conn, scope, s.tokens, public_id)
+    """A token of the scope, as in `list_tokens`. Raises NotFoundError."""
+    row = conn.execute(
+        _tokens().where(_T.public_id == public_id, within(scope, _T.organisation_id))
+    ).one_or_none()
+    if row is None:
+        raise NotFoundError
+    return row
 
 
 def revoke_token(conn: Connection, caller: Caller, public_id: UUID, now_ms: int) -> None:
@@ -420,11 +441,34 @@ def _accounts() -> Select[Any]:
             s.accounts,
             o.name.label("organisation"),
             o.public_id.label("organisation_public_id"),
+            o.code.label("organisation_code"),
             m.name.label("member"),
             m.public_id.label("member_public_id"),
         )
         .join(s.organisations, o.id == _A.organisation_id)
         .outerjoin(s.members, m.id == _A.member_id)
+    )
+
+
+def _tokens() -> Select[Any]:
+    o, m = s.organisations.c, s.members.c
+    return (
+        select(
+            _T.public_id,
+            _T.name,
+            _T.role,
+            _T.organisation_id,
+            _T.created_ms,
+            _T.expires_ms,
+            _T.revoked_ms,
+            o.name.label("organisation"),
+            o.public_id.label("organisation_public_id"),
+            o.code.label("organisation_code"),
+            m.name.label("member"),
+            m.public_id.label("member_public_id"),
+        )
+        .join(s.organisations, o.id == _T.organisation_id)
+        .outerjoin(s.members, m.id == _T.member_id)
     )
 
 

@@ -98,7 +98,7 @@ def _state(row: Row[Any], now_ms: int) -> Chip:
 @router.get("/accounts")
 def account_list(request: Request, caller: Granting, hub: Hub) -> Response:
     """The accounts of the sub-tree."""
-    texts = {name: text.strip()[:_LONGEST] for name, text in request.query_params.items()}
+    texts = {name: typed(text) for name, text in request.query_params.items()}
     role = Role.parse(texts.get("role", ""))
     asked = Asked(texts.get("text", ""), role, texts.get("state", "active"))
     number = page_number(texts.get("page", ""))
@@ -531,6 +531,11 @@ def revoke(caller: Granting, hub: Hub, token: UUID) -> Response:
 
 
 # --- helpers --------------------------------------------------------------------------------
+
+
+def typed(text: str) -> str:
+    """What was typed into a filter, as far as a name can hold it."""
+    return "".join(each for each in text if each.isprintable()).strip()[:_LONGEST]
 
 
 def page_number(text: str) -> int:

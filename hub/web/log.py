@@ -16,7 +16,7 @@ from hub.days import day_from, span_ms
 from hub.domain.terms import Role
 from hub.store.engine import reading
 from hub.store.log_query import Asked, acts, count_acts, count_looks, looks
-from hub.web.accounts import page_number
+from hub.web.accounts import page_number, typed
 from hub.web.deeds import AREAS, MANY, details_words, what_words
 from hub.web.pages import page
 from hub.web.words import t
@@ -73,7 +73,7 @@ class _Given:
         return cls(
             first,
             last,
-            texts.get("person", "")[:64],
+            typed(texts.get("person", "")),
             area if area in AREAS else "",
             page_number(texts.get("page", "")),
             errors,
