@@ -16,6 +16,7 @@ import structlog
 
 from hub.cli import main
 from hub.imports.rows import MAX_BYTES
+from tests.hub.test_import_files import sheet
 
 ORGANISATIONS = "code,name,kind,parent\nqu,某区党委,党委,\n"
 VENUES = "code,name,organisation\nhall,礼堂,qu\n"
@@ -427,6 +428,19 @@ def test_a_file_that_cannot_be_taken_is_refused_whole(hub: Cli) -> None:
     assert "第3行 from列" in answer.err
     assert "第3行 organisation列" in answer.err
     assert hub.dump() == before
+
+
+def test_an_excel_file_is_taken_like_a_csv(hub: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "组织.xlsx"
+    rows = [["编号", "名称", "类型", "上级编号"], ["另一区", "另一区党委", "党委", ""]]
+    path.write_bytes(sheet(rows))
+    assert "1 added" in hub.ok("import", "organisations", str(path))
+    assert "1 unchanged" in hub.ok("import", "organisations", str(path))
+    path.write_bytes(sheet([*rows, [330102199001011234, "甲村党支部", "党支部", "另一区"]]))
+    answer = hub("import", "organisations", str(path))
+    assert answer.status == 1
+    assert "第3行 编号列" in answer.err
+    assert "请将该列设为文本格式" in answer.err
 
 
 def test_a_file_without_end_is_refused(hub: Cli) -> None:
