@@ -9,14 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from hub.auth.tokens import new_token
+from hub.context import Joining
 from hub.devices import enrol
 from hub.domain.terms import Role
 from hub.keys import Keyring
+from hub.store import schema as s
 from tests.hub.site import Site, serving
-from tests.hub.world import minutes, public_id
+from tests.hub.world import minutes, public_id, uid_of
 
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,ignored_auth,"
@@ -37,9 +39,18 @@ def test_nothing_breaks_its_description(engine: Engine, tmp_path: Path, role: Ro
         keys = sign_key, seal_key
         return enrol(engine, keyring, "mqtt://localhost", keys, proof, minutes(0))
 
-    site = Site(engine, enrol=answer)
+    joining = Joining(keyring.public().fingerprint(), "mqtt://localhost")
+    site = Site(engine, enrol=answer, joining=joining)
     site.tap("李", minutes(-10))
     with engine.begin() as conn:
+        stranger = site.world(conn).card(None, "04FEEDFACE1234")
+    site.tap(None, minutes(-9), stranger)
+    with engine.begin() as conn:
+        card = conn.scalars(
+            select(s.cards.c.public_id)
+            .join(s.credentials, s.credentials.c.card_id == s.cards.c.id)
+            .where(s.credentials.c.id == uid_of(site.world(conn), "李"))
+        ).one()
         token = new_token(
             conn,
             "schemathesis",
@@ -52,6 +63,8 @@ def test_nothing_breaks_its_description(engine: Engine, tmp_path: Path, role: Ro
     (tmp_path / "schemathesis.toml").write_text(
         "[parameters]\n"
         + "".join(f'"path.{kind}" = "{public_id(name)}"\n' for kind, name in THINGS.items())
+        + f'"path.card" = "{card}"\n'
+        + f'"path.tap" = "{public_id("一号")}-{public_id("e").hex}-2"\n'
     )
     with serving(site.app) as (url, _):
         said = subprocess.run(
