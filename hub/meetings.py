@@ -171,7 +171,11 @@ def set_partners(
     found = {
         each.code: each
         for each in conn.execute(
-            select(o.id, o.code, o.kind).where(o.code.in_(asked), o.id != row.organisation_id)
+            select(o.id, o.code, o.kind).where(
+                # PostgreSQL takes no NUL.
+                o.code.in_([code for code in asked if code.isprintable()]),
+                o.id != row.organisation_id,
+            )
         )
     }
     for code in asked:
@@ -207,7 +211,7 @@ def possible_partners(
     row = find_meeting(conn, caller.organisation_id, meeting, to_change=True)
     o, mo = s.organisations.c, s.meeting_organisations.c
     words = query.strip()
-    if not words:
+    if not words or not words.isprintable():  # PostgreSQL takes no NUL
         return []
     levels = [
         level.value

@@ -336,11 +336,12 @@ def _belongs(conn: Connection, scope: Scope, member_id: int, at_ms: int) -> bool
 
 
 def _member_by_code(conn: Connection, code: str) -> int:
-    member_id: int | None = conn.scalar(
-        select(s.members.c.id).where(s.members.c.code == code.strip())
-    )
+    asked = code.strip()
+    member_id: int | None = None
+    if asked.isprintable():  # PostgreSQL takes no NUL
+        member_id = conn.scalar(select(s.members.c.id).where(s.members.c.code == asked))
     if member_id is None:
-        raise MeetingError("code", Words("没有编号为“{code}”的党员", code=code.strip()[:64]))
+        raise MeetingError("code", Words("没有编号为“{code}”的党员", code=asked[:64]))
     return member_id
 
 

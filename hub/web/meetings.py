@@ -904,7 +904,7 @@ def _new_form(
     query: str,
 ) -> HTMLResponse:
     o = s.organisations.c
-    words = query.strip()
+    words = query.strip() if query.isprintable() else ""  # PostgreSQL takes no NUL
     rows = conn.execute(
         select(o.id, o.public_id, o.name, o.kind)
         .where(

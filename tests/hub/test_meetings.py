@@ -299,7 +299,7 @@ def test_a_joint_meeting_expects_the_members_of_each(town: Town) -> None:
     assert [json.loads(each.details)["partners"] for each in town.audited()] == [["乙"], []]
 
 
-@pytest.mark.parametrize("code", ["丙", "甲", "区"])
+@pytest.mark.parametrize("code", ["丙", "甲", "区", "\x00"])
 def test_who_cannot_take_part_is_refused(town: Town, code: str) -> None:
     refused(
         "partners",
@@ -373,7 +373,11 @@ def test_whom_nobody_can_witness(town: Town) -> None:
     conn = town.conn
     town.tap("李", -5)
     refused("member", lambda: statements.witness(conn, town.secretary, MEETING, AFTER, member=LI))
-    refused("code", lambda: statements.witness(conn, town.secretary, MEETING, AFTER, code="无"))
+    for code in ("无", "", "\x00"):
+        refused(
+            "code",
+            lambda: statements.witness(conn, town.secretary, MEETING, AFTER, code=code),  # noqa: B023
+        )
     with pytest.raises(NotFoundError):
         statements.witness(conn, town.secretary, MEETING, AFTER, member=QIAN)
     himself = replace(town.secretary, member_id=town.world.ids["王"])

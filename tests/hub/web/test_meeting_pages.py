@@ -77,6 +77,7 @@ def test_a_meeting_is_made_on_a_page(site: Site) -> None:
     page = text_of(client.get("/meetings/new"))
     assert "支部党员大会" in page
     assert "党小组会" not in page  # a branch holds none
+    assert client.get("/meetings/new?q=%00").status_code == 200
     response = client.post("/meetings/new", data=FORM)
     shown = followed(client, response)
     assert "会议已建立。" in shown
@@ -100,6 +101,8 @@ def test_a_meeting_is_made_on_a_page(site: Site) -> None:
         ({"day": "1999-12-31"}, "填写日期"),
         ({"starts": "25:00"}, "填写时间"),
         ({"ends": "18:00"}, "结束时间应晚于开始时间"),
+        ({"title": "题\x00"}, "不能有特殊符号"),
+        ({"chair": "王\x00"}, "主持人最多50个字"),
         ({"chair": "王" * 51}, "主持人最多50个字"),
     ],
 )
