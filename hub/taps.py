@@ -31,6 +31,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    text,
     true,
     union,
 )
@@ -232,6 +233,9 @@ def _seen(
     """The keys of the scope's readings of an outcome; so written that indexes are of use."""
     r, m = s.readings.c, s.meetings.c
     keys = select(r.epoch_id, r.seq).where(r.outcome == outcome.value)
+    if outcome is not Outcome.UNDATED:
+        # As their index says it; the outcome itself is a parameter.
+        keys = keys.where(text("readings.outcome IN ('UNMATCHED', 'UNPLACED')"))
     if outcome is Outcome.UNDATED:
         keys = keys.join(s.epochs, s.epochs.c.id == r.epoch_id).where(r.at_ms.is_(None))
         return keys.where(*_undated_asked(conn, scope, asked))

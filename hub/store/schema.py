@@ -673,6 +673,14 @@ readings = Table(
     _one_of("outcome", Outcome),
     Index(None, "venue_id", "at_ms"),
     Index(None, "member_id", "at_ms"),
+    # Few in number: what waits for a person.
+    Index(
+        "ix_readings_waiting",
+        "venue_id",
+        "at_ms",
+        sqlite_where=text("outcome IN ('UNMATCHED', 'UNPLACED')"),
+        postgresql_where=text("outcome IN ('UNMATCHED', 'UNPLACED')"),
+    ),
     Index(
         "ix_readings_undated",
         "epoch_id",

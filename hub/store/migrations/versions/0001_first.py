@@ -191,6 +191,14 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         op.f("ix_readings_member_id_at_ms"), "readings", ["member_id", "at_ms"], unique=False
     )
     op.create_index(
+        "ix_readings_waiting",
+        "readings",
+        ["venue_id", "at_ms"],
+        unique=False,
+        sqlite_where=sa.text("outcome IN ('UNMATCHED', 'UNPLACED')"),
+        postgresql_where=sa.text("outcome IN ('UNMATCHED', 'UNPLACED')"),
+    )
+    op.create_index(
         "ix_readings_undated",
         "readings",
         ["epoch_id"],
