@@ -111,7 +111,7 @@ Title = Annotated[str, Field(min_length=1, max_length=MAX_TITLE_CHARS)]
 Venue = Annotated[
     UUID, Field(description="Of the token's sub-tree, or of an organisation above the meeting's.")
 ]
-Chair = Annotated[str, Field(max_length=MAX_CHAIR_CHARS, description="主持人")]
+Chair = Annotated[str, Field(max_length=MAX_CHAIR_CHARS, description="Who presides.")]
 Grace = Annotated[
     int,
     Field(
@@ -275,14 +275,16 @@ class DeclarationOut(_Out):
     leave_reason: LeaveReason | None = Field(
         description="Null also for those who do not decide on it."
     )
-    reason: str | None = Field(description="Of a 补签; null also for those who do not decide.")
+    reason: str | None = Field(description="Of a back-fill; null also for those who do not decide.")
     author: str
     made_at: Time
     stands: bool = Field(description="Neither it nor what it answers was withdrawn.")
     answer: DeclarationKind | None = Field(description="The answer that stands.")
     about: str | None = Field(description="The public id of what it answers or withdraws.")
     may_withdraw: bool
-    may_decide: bool = Field(description="The rules may refuse it yet: 补签 needs another person.")
+    may_decide: bool = Field(
+        description="The rules may refuse it yet: a back-fill needs another person."
+    )
 
 
 class Declarations(_Out):

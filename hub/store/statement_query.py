@@ -7,6 +7,7 @@ meeting's organisation or, of a joint meeting, over the member's); people are na
 Reads only.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -77,6 +78,44 @@ class Statement:
     may_withdraw: bool
     may_decide: bool
     """The caller may answer it, unless the rules of `hub.domain.stating` refuse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A meeting was made, changed, called off or taken up again."""
+
+    what: str
+    """meeting.create, meeting.edit, meeting.cancel, meeting.restore or meeting.partners."""
+    actor: str
+    at_ms: int
+    reason: str
+    """Why it was called off or taken up again; otherwise empty."""
+    starts_ms: tuple[int, int] | None
+    """Of an edit that moved it: from when to when."""
+
+
+def changes_of(conn: Connection, meeting: Row[Any]) -> tuple[Change, ...]:
+    """What became of the meeting itself, by the audit log, the newest first."""
+    a = s.audit.c
+    rows = conn.execute(
+        select(a.what, a.actor, a.at_ms, a.details)
+        .where(a.object_id == meeting.public_id, a.object == "meeting")
+        .order_by(a.at_ms.desc(), a.id.desc())
+    ).all()
+    found = []
+    for row in rows:
+        details = json.loads(row.details)
+        moved = details.get("starts_ms") if row.what == "meeting.edit" else None
+        found.append(
+            Change(
+                row.what,
+                row.actor,
+                row.at_ms,
+                details.get("reason", ""),
+                None if moved is None else (moved[0], moved[1]),
+            )
+        )
+    return tuple(found)
 
 
 def statements_of(conn: Connection, caller: Caller, meeting: Row[Any]) -> tuple[Statement, ...]:

@@ -42,7 +42,14 @@ from hub.store.scope import (
     is_within,
     within,
 )
-from hub.store.statement_query import Statement, concerns, open_asks, statements_of
+from hub.store.statement_query import (
+    Change,
+    Statement,
+    changes_of,
+    concerns,
+    open_asks,
+    statements_of,
+)
 from hub.web.pages import page
 from hub.web.view import Chip, attendance
 from hub.web.visit import done
@@ -621,6 +628,7 @@ def statements_page(caller: Asking, hub: Hub, meeting: UUID) -> Response:
         found = _found(conn, hub, caller, meeting, now_ms)
         said = statements_of(conn, caller, row)
         is_host = is_within(conn, caller.organisation_id, row.organisation_id)
+        changes = changes_of(conn, row) if is_host else ()
     hub.looks(caller, Look("meeting.statements", meeting_id=row.id))
     kinds = {each.public_id: each for each in said}
     return page(
@@ -630,6 +638,7 @@ def statements_page(caller: Asking, hub: Hub, meeting: UUID) -> Response:
         meeting=attendance(found, hub.zone),
         is_host=is_host,
         lines=[_line(each, hub, kinds) for each in said],
+        changes=[_changed(each, hub) for each in changes if each.what in _CHANGES],
     )
 
 
@@ -749,6 +758,24 @@ def _line(each: Statement, hub: Context, known: Mapping[str, Statement] | None =
         day_words(hub.local(each.of.starts_ms).date()),
         each.of.organisation,
     )
+
+
+_CHANGES: Final = {
+    "meeting.create": Words("建立会议"),
+    "meeting.edit": Words("修改会议"),
+    "meeting.cancel": Words("取消会议"),
+    "meeting.restore": Words("恢复会议"),
+    "meeting.partners": Words("调整参加组织"),
+}
+
+
+def _changed(each: Change, hub: Context) -> tuple[str, str, str]:
+    """What was done, more of it, and by whom and when."""
+    more = each.reason
+    if each.starts_ms is not None:
+        old, new = (f"{hub.local(ms):%Y-%m-%d %H:%M}" for ms in each.starts_ms)
+        more = t("由{old}改到{new}", old=old, new=new)
+    return t(_CHANGES[each.what]), more, f"{each.actor} {hub.local(each.at_ms):%Y-%m-%d %H:%M}"
 
 
 def _state(each: Statement) -> Chip:

@@ -142,6 +142,10 @@ def test_a_meeting_is_moved_cancelled_and_restored(site: Site) -> None:
     assert "已取消" in text_of(client.get(f"{MEETING}/leave"))
     shown = followed(client, client.post(f"{MEETING}/restore", data={"reason": "转晴"}))
     assert "会议已恢复。" in shown
+    changes = text_of(client.get(f"{MEETING}/statements"))
+    assert "恢复会议 ：转晴" in changes
+    assert "取消会议 ：台风" in changes
+    assert "修改会议 ：由2026-04-24 11:06改到2026-05-06 19:00" in changes
 
 
 def test_organisations_take_part_by_ticking_them(site: Site) -> None:
