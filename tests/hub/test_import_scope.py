@@ -242,6 +242,28 @@ def test_who_was_witnessed_before_being_known_here_is_there_after_the_import(
         assert rebuild_check(conn) == []
 
 
+def test_a_guest_who_was_witnessed_is_there_once_known_in_another_branch(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.epoch("e", "一号")
+        _action(world, 1, "李", "新", minutes(1))
+        top = world.ids["区"]
+        take(
+            conn, Register.OFFICES, "member,organisation,office,from\n李,甲,书记,2020-01-01\n", top
+        )
+        while derive_batch(conn).batches:
+            pass
+        text = "code,name,organisation,from\n新,新,乙,2020-01-01\n"
+        assert take(conn, Register.MEMBERS, text, top).added == 1
+        said = (
+            select(s.attendances.c.verdict)
+            .join(s.members, s.members.c.id == s.attendances.c.member_id)
+            .where(s.members.c.code == "新")
+        )
+        assert conn.scalars(said).all() == ["GUEST"]
+        assert rebuild_check(conn) == []
+
+
 def test_who_left_before_a_meeting_was_a_guest_there_and_who_came_was_expected(
     engine: Engine,
 ) -> None:
