@@ -6,14 +6,14 @@ An enrolment code is in the one answer that made it, and nowhere else.
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, HTTPException
+from fastapi import APIRouter, Depends, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
 from hub import devices as service
 from hub import fleet
 from hub import venues as venue_service
-from hub.api.models import Ref, Time, Told, named
+from hub.api.models import MAX_LIMIT, MAX_OFFSET, Ref, Time, Told, named
 from hub.api.taps import DONE, LISTED, OF_ONE, In, Moment, doing, ms
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
@@ -32,6 +32,15 @@ router = APIRouter(prefix="/api/v1", tags=["devices"])
 
 
 # --- In and out -----------------------------------------------------------------------------------
+
+
+class Paged(BaseModel):
+    """The query of a list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="How many items at most.")
+    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many items to leave out.")
 
 
 class NewDevice(In):
@@ -114,6 +123,8 @@ class DeviceList(_Out):
     """Devices, by name."""
 
     total: int
+    limit: int
+    offset: int
     as_of: Time
     items: list[DeviceStateOut]
 
@@ -148,6 +159,8 @@ class VenueList(_Out):
     """Venues, by organisation and name."""
 
     total: int
+    limit: int
+    offset: int
     items: list[VenueOut]
 
 
@@ -155,14 +168,18 @@ class VenueList(_Out):
 
 
 @router.get("/devices", responses=LISTED)
-def list_devices(caller: Looking, hub: Hub) -> DeviceList:
+def list_devices(caller: Looking, hub: Hub, query: Annotated[Paged, Query()]) -> DeviceList:
     """The devices of the sub-tree and how they are."""
     now_ms = hub.clock()
     with reading(hub.engine) as conn:
         found = fleet.devices(conn, caller.organisation_id, now_ms, hub.zone)
     told = Told(hub.zone)
     return DeviceList(
-        total=len(found), as_of=told.time(now_ms), items=[_state(each, told) for each in found]
+        total=len(found),
+        limit=query.limit,
+        offset=query.offset,
+        as_of=told.time(now_ms),
+        items=[_state(each, told) for each in found[query.offset :][: query.limit]],
     )
 
 
@@ -215,11 +232,16 @@ def place_device(
 
 
 @router.get("/venues", tags=["venues"], responses=LISTED)
-def list_venues(caller: Looking, hub: Hub) -> VenueList:
+def list_venues(caller: Looking, hub: Hub, query: Annotated[Paged, Query()]) -> VenueList:
     """The venues of the sub-tree."""
     with reading(hub.engine) as conn:
         found = venue_service.venues(conn, caller.organisation_id, hub.clock())
-    return VenueList(total=len(found), items=[_venue(each) for each in found])
+    return VenueList(
+        total=len(found),
+        limit=query.limit,
+        offset=query.offset,
+        items=[_venue(each) for each in found[query.offset :][: query.limit]],
+    )
 
 
 @router.post("/venues", tags=["venues"], responses=DONE, status_code=201)

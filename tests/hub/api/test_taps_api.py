@@ -100,6 +100,10 @@ def test_devices_and_venues(site: Site) -> None:
     changed = ask(client, "PUT", f"/venues/{venue['public_id']}", name="又", organisation=owner)
     assert changed["name"] == "又"
     assert {each["name"] for each in ask(client, "GET", "/venues")["items"]} == {"礼堂名", "又"}
+    assert ask(client, "GET", "/venues?limit=1&offset=1")["total"] == 2
+    assert len(ask(client, "GET", "/venues?limit=1&offset=1")["items"]) == 1
+    assert ask(client, "GET", "/devices?offset=9")["items"] == []
+    assert "limt" in ask(client, "GET", "/devices?limt=1", 422)["detail"]
     code = ask(client, "POST", "/devices", 201, name="二号", venue=venue["public_id"])
     assert len(code["code"]) == 35
     path = f"/devices/{code['device']}"
