@@ -19,10 +19,10 @@ from sqlalchemy import (
     BigInteger,
     BindParameter,
     ColumnElement,
+    CompoundSelect,
     Connection,
     Row,
     Select,
-    Subquery,
     Text,
     and_,
     bindparam,
@@ -41,7 +41,7 @@ from hub.domain.declared import CAME
 from hub.domain.terms import Body, Evidence, MeetingKind, OrgKind, Verdict
 from hub.pinyin import matches
 from hub.store import schema as s
-from hub.store.expected import IS_EXPECTED, holds
+from hub.store.expected import IS_EXPECTED_OF, holds
 from hub.store.queries import Named, evidence_of
 from hub.store.scope import (
     EVERYTHING,
@@ -180,31 +180,40 @@ def resolve(conn: Connection, scope: Scope, asked: Asked) -> Query:
 
 def totals(conn: Connection, query: Query, now_ms: int) -> Totals:
     """Sums over everything that fits."""
-    rows = _rows(query, now_ms)
-    whole = literal(value=True)
-    expected = rows.c.verdict != Verdict.GUEST.value
-    came = rows.c.verdict.in_([each.value for each in CAME])
-    asked = [whole, expected, came, *(rows.c.verdict == each.value for each in Verdict)]
-    columns = [func.count(rows.c.meeting_id.distinct())]
-    for each in asked:
-        columns.append(func.count(case((each, 1))))
-        columns.append(func.count(case((each, rows.c.member_id)).distinct()))
-    meetings, *counts = conn.execute(select(*columns)).one()
-    every, all_expected, present, *by = map(Sum, counts[::2], counts[1::2])
+    rows = _rows(query, now_ms).cte("asked")
+    verdict = rows.c.verdict
+    each = [func.count(case((verdict == one.value, 1))) for one in Verdict]
+    came = func.count(case((verdict.in_([one.value for one in CAME]), 1)))
+    expected = func.count(case((verdict != Verdict.GUEST.value, 1)))
+    figures = [func.count(), expected, came, *each]
+    # First by member: so many sums of different people would be sorted one by one.
+    members = (
+        select(*(figure.label(f"n{at}") for at, figure in enumerate(figures)))
+        .select_from(rows)
+        .group_by(rows.c.member_id)
+        .subquery()
+    )
+    meetings = select(func.count(rows.c.meeting_id.distinct())).scalar_subquery()
+    columns: list[ColumnElement[Any]] = [meetings]
+    for figure in members.c:
+        columns.append(func.coalesce(func.sum(figure), 0))
+        columns.append(func.count(case((figure > 0, 1))))
+    count, *sums = map(int, conn.execute(select(*columns).select_from(members)).one())
+    every, all_expected, present, *by = map(Sum, sums[::2], sums[1::2])
     found = {verdict: each for verdict, each in zip(Verdict, by, strict=True) if each.times}
-    return Totals(every, meetings, all_expected, present, found)
+    return Totals(every, count, all_expected, present, found)
 
 
 def lines(
     conn: Connection, query: Query, now_ms: int, *, limit: int, offset: int = 0
 ) -> list[Line]:
     """What fits, the latest meeting first, then by the codes of meeting and member."""
-    return [_line(row) for row in conn.execute(_lines(query, now_ms).limit(limit).offset(offset))]
+    return [_line(row) for row in conn.execute(_lines(query, now_ms, limit, offset))]
 
 
 def every_line(conn: Connection, query: Query, now_ms: int, *, limit: int) -> Iterator[Line]:
     """The same, one by one, without holding them all."""
-    statement = _lines(query, now_ms).limit(limit)
+    statement = _lines(query, now_ms, limit, 0)
     for row in conn.execute(statement, execution_options={"yield_per": 1000}):
         yield _line(row)
 
@@ -296,9 +305,14 @@ def tree(conn: Connection, scope: Scope) -> list[Branch]:
 # --- Helpers ----------------------------------------------------------------------------------
 
 
-def _rows(query: Query, now_ms: int) -> Subquery:
+def _rows(query: Query, now_ms: int) -> CompoundSelect[Any] | Select[Any]:
     """meeting_id, member_id, verdict, at_ms, taps, declaration_id of everything that fits."""
-    m, a, p = s.meetings.c, s.attendances.c, s.memberships.c
+    m, mo, a, p = (
+        s.meetings.c,
+        s.meeting_organisations.c,
+        s.attendances.c,
+        s.memberships.c,
+    )
     asked = [m.starts_ms >= query.from_ms, m.starts_ms < query.to_ms, ~m.cancelled]
     if query.meeting_id is not None:
         asked.append(m.id == query.meeting_id)
@@ -309,7 +323,8 @@ def _rows(query: Query, now_ms: int) -> Subquery:
         select(a.meeting_id, a.member_id, a.verdict, a.at_ms, a.taps, a.declaration_id)
         .join(s.meetings, m.id == a.meeting_id)
         .where(
-            *asked,
+            # By the key, meeting by meeting, and not through all that ever was.
+            a.meeting_id.in_(select(m.id).where(*asked).correlate(None)),
             *_whom(query, a.member_id),
             _is_shown(query.scope, a.member_id, a.verdict != Verdict.GUEST.value),
         )
@@ -326,7 +341,8 @@ def _rows(query: Query, now_ms: int) -> Subquery:
         )
         .distinct()
         .select_from(s.meetings)
-        .join(s.memberships, IS_EXPECTED)
+        .join(s.meeting_organisations, mo.meeting_id == m.id)
+        .join(s.memberships, IS_EXPECTED_OF)
         .where(
             *asked,
             *_whom(query, p.member_id),
@@ -336,15 +352,15 @@ def _rows(query: Query, now_ms: int) -> Subquery:
     )
     match query.verdict:
         case None:
-            return union_all(seen, unseen).subquery("asked")
+            return union_all(seen, unseen)
         case Verdict.PENDING:
             unseen = unseen.where(m.ends_ms < now_ms)
         case Verdict.NOT_SEEN:
             unseen = unseen.where(m.ends_ms >= now_ms)
         case verdict:
-            return seen.where(a.verdict == verdict.value).subquery("asked")
+            return seen.where(a.verdict == verdict.value)
     # One that a union with nothing would name and type in the same way.
-    return union_all(seen.where(literal(value=False)), unseen).subquery("asked")
+    return union_all(seen.where(literal(value=False)), unseen)
 
 
 def _concerned(scope: Scope, from_ms: int, to_ms: int) -> Select[Any]:
@@ -384,8 +400,12 @@ def _is_shown(
 ) -> ColumnElement[bool]:
     if scope is EVERYTHING:
         return literal(value=True)
-    hosted = s.meetings.c.organisation_id.in_(select(subtree(scope).c.id))
-    return or_(and_(is_expected, hosted), _belonged(scope, member_id))
+    inside = select(subtree(scope).c.id)
+    hosted = s.meetings.c.organisation_id.in_(inside)
+    p = s.memberships.alias("ever")
+    # Looked up once, so that most are told at once to have no place there at any time.
+    ever = member_id.in_(select(p.c.member_id).where(p.c.organisation_id.in_(inside)))
+    return or_(and_(is_expected, hosted), and_(ever, _belonged(scope, member_id)))
 
 
 def _belonged(scope: Scope, member_id: ColumnElement[int]) -> ColumnElement[bool]:
@@ -426,9 +446,19 @@ def _branch(member_id: ColumnElement[int], at_ms: ColumnElement[int]) -> ColumnE
     )
 
 
-def _lines(query: Query, now_ms: int) -> Select[Any]:
-    rows = _rows(query, now_ms)
+def _lines(query: Query, now_ms: int, limit: int, offset: int) -> Select[Any]:
+    rows = _rows(query, now_ms).subquery("asked")
     m, p = s.meetings.c, s.members.c
+    # First which they are, then all that is to be said of those few.
+    page = (
+        select(rows)
+        .join(s.meetings, m.id == rows.c.meeting_id)
+        .join(s.members, p.id == rows.c.member_id)
+        .order_by(m.starts_ms.desc(), m.code, p.code)
+        .limit(limit)
+        .offset(offset)
+        .subquery("page")
+    )
     return (
         select(
             m.public_id.label("meeting_public_id"),
@@ -443,17 +473,17 @@ def _lines(query: Query, now_ms: int) -> Select[Any]:
             p.name,
             _belonged(query.scope, p.id).label("belongs"),
             _branch(p.id, m.starts_ms).label("branch"),
-            rows.c.verdict,
-            rows.c.at_ms,
-            rows.c.taps,
+            page.c.verdict,
+            page.c.at_ms,
+            page.c.taps,
             cast(s.declarations.c.kind, Text).label("stated"),
         )
-        .select_from(rows)
-        .join(s.meetings, m.id == rows.c.meeting_id)
+        .select_from(page)
+        .join(s.meetings, m.id == page.c.meeting_id)
         .join(s.organisations, s.organisations.c.id == m.organisation_id)
         .join(s.venues, s.venues.c.id == m.venue_id)
-        .join(s.members, p.id == rows.c.member_id)
-        .outerjoin(s.declarations, s.declarations.c.id == rows.c.declaration_id)
+        .join(s.members, p.id == page.c.member_id)
+        .outerjoin(s.declarations, s.declarations.c.id == page.c.declaration_id)
         .order_by(m.starts_ms.desc(), m.code, p.code)
     )
 

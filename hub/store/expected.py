@@ -29,15 +29,22 @@ TAKES_PART: Final = s.memberships.c.organisation_id.in_(
 )
 """Joins `memberships` to `meetings`: an organisation that takes part in the meeting."""
 
-IS_EXPECTED: Final = and_(
-    TAKES_PART,
+_HOLDS_ITS_PLACE: Final = and_(
     s.memberships.c.body
     == case(
         {kind.value: expected_body(kind).value for kind in MeetingKind}, value=s.meetings.c.kind
     ),
     holds(s.memberships, s.meetings.c.starts_ms),
 )
+IS_EXPECTED: Final = and_(TAKES_PART, _HOLDS_ITS_PLACE)
 """Joins `memberships` to `meetings`: whoever is expected there."""
+IS_EXPECTED_OF: Final = and_(
+    s.memberships.c.organisation_id == s.meeting_organisations.c.organisation_id, _HOLDS_ITS_PLACE
+)
+"""Joins `memberships` to `meetings` and their `meeting_organisations`: the same, found by index.
+
+For questions about many meetings; whoever belongs to several of the organisations comes up twice.
+"""
 
 
 def expected_cards(

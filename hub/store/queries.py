@@ -79,7 +79,7 @@ from hub.store.clocks import (
     is_believed,
     samples_of,
 )
-from hub.store.expected import IS_EXPECTED, holds
+from hub.store.expected import IS_EXPECTED, IS_EXPECTED_OF, holds
 from hub.store.policies import QUORUM_ASSEMBLY, Policies
 from hub.store.scope import EVERYTHING, Scope, is_within, takes_part, within
 from hub.store.stated import stated_of
@@ -328,7 +328,8 @@ def organisation_attendance(
                 s.meetings.c.id, func.count(s.memberships.c.member_id.distinct()).label("expected")
             )
             .select_from(s.meetings)
-            .join(s.memberships, IS_EXPECTED)
+            .join(s.meeting_organisations, s.meeting_organisations.c.meeting_id == s.meetings.c.id)
+            .join(s.memberships, IS_EXPECTED_OF)
             .where(asked)
             .group_by(s.meetings.c.id)
         )
