@@ -1,11 +1,33 @@
-"""Tokens and sessions: shown once, kept as digests, over when they should be."""
+"""Accounts, sessions and tokens: kept as digests, locked in time, over when they should be."""
 
+import json
 import re
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from pwdlib.hashers.argon2 import Argon2Hasher
+from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy.exc import DBAPIError
 
-from hub.auth.sessions import SESSION_MS, begin_session, end_session, find_session
+from hub.app import create_app
+from hub.auth import accounts, grants
+from hub.auth.accounts import (
+    AccountError,
+    SignInError,
+    change_password,
+    disable,
+    first_password,
+    make_account,
+    reset_password,
+    sign_in,
+)
+from hub.auth.callers import Caller
+from hub.auth.sessions import SESSION_MS, begin_session, end_session, find_session, which_hold
 from hub.auth.tokens import (
     TokenError,
     caller_by_token,
@@ -14,10 +36,678 @@ from hub.auth.tokens import (
     revoke,
     sha256,
 )
+from hub.domain.terms import Role
 from hub.store import schema as s
-from tests.hub.world import district, public_id
+from hub.store.engine import reading
+from hub.store.scope import NotFoundError
+from tests.hub.site import PASSWORD, ZONE, Client, Site
+from tests.hub.world import World, district, minutes, public_id
 
 NOW = 1_777_000_000_000
+MINUTE = 60_000
+
+
+@pytest.fixture
+def world(engine: Engine) -> World:
+    with engine.begin() as conn:
+        return district(conn)
+
+
+def account(engine: Engine, world: World, login: str = "li", **more: Any) -> int:
+    values: dict[str, Any] = {"name": "李", "role": Role.SECRETARY, "organisation": "甲"} | more
+    with engine.begin() as conn:
+        organisation_id = world.ids[values.pop("organisation")]
+        values = {"member_id": None, "password": PASSWORD, "must_change": False} | values
+        public = make_account(
+            conn, login=login, organisation_id=organisation_id, now_ms=NOW, **values
+        )
+        return int(conn.scalars(select(s.accounts.c.id).filter_by(public_id=public)).one())
+
+
+def row(engine: Engine, account_id: int) -> Any:
+    with reading(engine) as conn:
+        return conn.execute(select(s.accounts).filter_by(id=account_id)).one()
+
+
+def cookies(engine: Engine, account_id: int, count: int) -> list[str]:
+    with engine.begin() as conn:
+        return [begin_session(conn, account_id, "browser", NOW) for _ in range(count)]
+
+
+def holds(engine: Engine, cookie: str, now_ms: int = NOW) -> bool:
+    with reading(engine) as conn:
+        return find_session(conn, cookie, now_ms) is not None
+
+
+def acts(engine: Engine) -> list[str]:
+    with reading(engine) as conn:
+        return list(conn.scalars(select(s.audit.c.what).order_by(s.audit.c.id)))
+
+
+# --- passwords ------------------------------------------------------------------------------------
+
+
+def test_a_password_is_kept_as_argon2id_alone(engine: Engine, world: World) -> None:
+    key = account(engine, world)
+    stored = row(engine, key)
+    assert stored.password.startswith("$argon2id$")
+    assert PASSWORD not in repr(stored)
+    other = account(engine, world, "wang")
+    assert row(engine, other).password != stored.password, "salted"
+
+
+def test_the_real_hash_takes_memory_and_time() -> None:
+    # RFC 9106, 4: the second recommended option.
+    assert re.match(r"\$argon2id\$v=19\$m=65536,t=3,p=4\$", Argon2Hasher().hash("x"))
+
+
+@pytest.mark.parametrize("login", ["li", " LI ", "ｌｉ"])
+def test_whoever_knows_the_password_signs_in(engine: Engine, world: World, login: str) -> None:
+    key = account(engine, world, "Li")
+    found = sign_in(engine, login, PASSWORD, NOW)
+    assert found.caller.account_id == key
+    assert found.caller.token_id is None
+    assert (found.caller.role, found.caller.organisation) == (Role.SECRETARY, "甲名")
+    assert not found.must_change
+
+
+@pytest.mark.parametrize(
+    "password", ["short", "x" * 129, "aaaaaaaaaaaa", "abababababab", "mylogin123", "12MYLOGIN34"]
+)
+def test_a_password_that_can_be_guessed_is_refused(
+    engine: Engine, world: World, password: str
+) -> None:
+    with pytest.raises(AccountError) as refused:
+        account(engine, world, "mylogin", password=password)
+    assert refused.value.field == "new"
+    with reading(engine) as conn:
+        assert conn.execute(select(s.accounts)).all() == []
+
+
+def test_first_passwords_differ_and_can_be_read_aloud() -> None:
+    made = {first_password() for _ in range(200)}
+    assert len(made) == 200
+    for each in made:
+        assert re.fullmatch(r"(?:[abcdefghjkmnpqrstuvwxyz2-9]{4}-){3}[a-z2-9]{4}", each)
+        accounts.check_password(each, "o")
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"login": ""}, "login"),
+        ({"login": "a b"}, "login"),
+        ({"login": "x" * 65}, "login"),
+        ({"login": "a\x00b"}, "login"),
+        ({"name": " "}, "name"),
+        ({"name": "x" * 65}, "name"),
+        ({"name": "a\nb"}, "name"),
+        ({"role": Role.MEMBER}, "member"),
+    ],
+)
+def test_an_account_that_cannot_be_made_leaves_nothing(
+    engine: Engine, world: World, more: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(AccountError) as refused:
+        account(engine, world, **({"login": "li"} | more))
+    assert refused.value.field == field
+    with reading(engine) as conn:
+        assert conn.execute(select(s.accounts)).all() == []
+
+
+def test_a_login_is_given_once_whatever_its_case(engine: Engine, world: World) -> None:
+    account(engine, world, "Straße")
+    with pytest.raises(AccountError, match="已有人使用"):
+        account(engine, world, "STRASSE")
+
+
+def test_two_who_take_the_same_login_at_once(engine: Engine, world: World) -> None:
+    def make(_: int) -> bool:
+        try:
+            account(engine, world)
+        except AccountError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(make, range(4))) == [False, False, False, True]
+
+
+# --- lock-out -------------------------------------------------------------------------------------
+
+
+def wrong(engine: Engine, now_ms: int, login: str = "li", password: str = "x" * 12) -> Any:
+    with pytest.raises(SignInError) as refused:
+        sign_in(engine, login, password, now_ms)
+    return refused.value.locked_until_ms
+
+
+def test_five_wrong_passwords_lock_and_each_further_one_for_longer(
+    engine: Engine, world: World
+) -> None:
+    key = account(engine, world)
+    now = NOW
+    for _ in range(4):
+        assert wrong(engine, now) is None
+    sign_in(engine, "li", PASSWORD, now)
+    for _ in range(5):
+        assert wrong(engine, now) is None, "counted anew since the right one"
+    expected = 1
+    for _ in range(7):
+        until = row(engine, key).locked_until_ms
+        assert until - now == expected * MINUTE
+        assert wrong(engine, until - 1, password=PASSWORD) == until, "the right one neither"
+        assert row(engine, key).locked_until_ms == until, "asking while locked adds nothing"
+        now = until
+        assert wrong(engine, now) is None
+        expected = min(2 * expected, 15)
+    sign_in(engine, "li", PASSWORD, row(engine, key).locked_until_ms)
+    assert (row(engine, key).failures, row(engine, key).locked_until_ms) == (0, None)
+
+
+def test_guesses_made_at_the_same_time_are_not_more(
+    engine: Engine, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account(engine, world)
+    looked_at: list[str] = []
+    matches = accounts._matches
+
+    def slow(password: str, hashed: str) -> bool:
+        if hashed != accounts._NOBODY:
+            looked_at.append(password)
+        time.sleep(0.02)
+        return matches(password, hashed)
+
+    monkeypatch.setattr(accounts, "_matches", slow)
+
+    def guess(number: int) -> bool:
+        try:
+            sign_in(engine, "li", PASSWORD if number > 8 else f"guess number {number}", NOW)
+        except SignInError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(12) as pool:
+        right = list(pool.map(guess, range(12)))
+    # A right one among them begins the count anew; without it five are looked at and no more.
+    assert any(right) or len(looked_at) == 5
+    looked_at.clear()
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(guess, [0] * 12))
+    assert len(looked_at) <= 5
+
+
+def test_nobody_learns_which_login_there_is(engine: Engine, world: World) -> None:
+    """The same answer to the byte, while the account is open and while it is locked."""
+    account(engine, world, "qqq")
+    client = Client(create_app(engine, zone=ZONE, clock=lambda: NOW), None)
+    for _ in range(9):
+        said = []
+        for login in ("qqq", "zzz"):
+            form = {"login": login, "password": "wrong password"}
+            headers = {"Accept-Encoding": "identity"}
+            response = client.post("/sign-in", data=form, headers=headers)
+            said.append((response.status_code, response.text.replace(login, "")))
+        assert said[0] == said[1]
+    assert wrong(engine, NOW, "qqq", PASSWORD) is not None, "it was locked"
+
+
+def test_nor_by_the_time_it_takes(
+    engine: Engine, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = accounts.PasswordHash((Argon2Hasher(time_cost=3, memory_cost=8192, parallelism=1),))
+    monkeypatch.setattr(accounts, "_HASH", slow)
+    monkeypatch.setattr(accounts, "_NOBODY", slow.hash("nobody's"))
+    account(engine, world)
+    account(engine, world, "locked")
+    account(engine, world, "disabled")
+    with engine.begin() as conn:
+        a = s.accounts.c
+        conn.execute(
+            update(s.accounts).where(a.login == "locked").values(locked_until_ms=NOW + MINUTE)
+        )
+        conn.execute(update(s.accounts).where(a.login == "disabled").values(disabled_ms=NOW))
+    taken: dict[str, list[float]] = {}
+    for _ in range(7):
+        for login in ("li", "nobody", "locked", "disabled", "a b"):
+            began = time.process_time()
+            wrong(engine, NOW, login)
+            taken.setdefault(login, []).append(time.process_time() - began)
+        with engine.begin() as conn:
+            conn.execute(update(s.accounts).values(failures=0))
+    medians = {login: statistics.median(each) for login, each in taken.items()}
+    assert max(medians.values()) < 2 * min(medians.values()), medians
+
+
+def test_guesses_of_the_old_password_count_too(engine: Engine, world: World) -> None:
+    key = account(engine, world)
+    caller = sign_in(engine, "li", PASSWORD, NOW).caller
+    for _ in range(5):
+        with pytest.raises(AccountError, match="原密码不对"):
+            change(engine, caller, "wrong password", "another fine one")
+    with pytest.raises(AccountError, match="原密码不对"):
+        change(engine, caller, PASSWORD, "another fine one")
+    assert row(engine, key).locked_until_ms == NOW + MINUTE
+
+
+# --- replacing a password -------------------------------------------------------------------------
+
+
+def change(engine: Engine, caller: Caller, old: str, new: str, keep: bytes | None = None) -> None:
+    change_password(engine, caller, old, new, keep_session=keep, now_ms=NOW)
+
+
+def test_a_changed_password_ends_all_other_sessions(engine: Engine, world: World) -> None:
+    key = account(engine, world, must_change=True)
+    other = account(engine, world, "other")
+    caller = sign_in(engine, "li", PASSWORD, NOW).caller
+    mine, *rest = cookies(engine, key, 3)
+    [theirs] = cookies(engine, other, 1)
+    change(engine, caller, PASSWORD, "another fine one", sha256(mine))
+    assert holds(engine, mine)
+    assert not any(holds(engine, each) for each in rest)
+    assert holds(engine, theirs)
+    assert not row(engine, key).must_change
+    wrong(engine, NOW, password=PASSWORD)
+    sign_in(engine, "li", "another fine one", NOW)
+    assert acts(engine) == ["account.change_password"]
+
+
+@pytest.mark.parametrize("new", [PASSWORD, "short", "x" * 129])
+def test_a_password_that_will_not_do_changes_nothing(
+    engine: Engine, world: World, new: str
+) -> None:
+    key = account(engine, world)
+    caller = sign_in(engine, "li", PASSWORD, NOW).caller
+    [cookie] = cookies(engine, key, 1)
+    with pytest.raises(AccountError) as refused:
+        change(engine, caller, PASSWORD, new)
+    assert refused.value.field == "new"
+    assert holds(engine, cookie)
+    sign_in(engine, "li", PASSWORD, NOW)
+    assert acts(engine) == []
+
+
+def test_of_two_changes_at_once_one_holds(
+    engine: Engine, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account(engine, world)
+    caller = sign_in(engine, "li", PASSWORD, NOW).caller
+    real = accounts.hash_password
+
+    def and_meanwhile(password: str) -> str:
+        monkeypatch.setattr(accounts, "hash_password", real)
+        change(engine, caller, PASSWORD, "the quicker one")
+        return real(password)
+
+    monkeypatch.setattr(accounts, "hash_password", and_meanwhile)
+    with pytest.raises(AccountError, match="刚刚被改过"):
+        change(engine, caller, PASSWORD, "the slower one")
+    sign_in(engine, "li", "the quicker one", NOW)
+
+
+def test_a_reset_ends_sessions_and_lock_and_must_be_replaced(engine: Engine, world: World) -> None:
+    key = account(engine, world)
+    for _ in range(5):
+        wrong(engine, NOW)
+    [cookie] = cookies(engine, key, 1)
+    with engine.begin() as conn:
+        password = reset_password(conn, key)
+    assert not holds(engine, cookie)
+    assert sign_in(engine, "li", password, NOW).must_change
+    wrong(engine, NOW, password=PASSWORD)
+
+
+# --- the end of accounts --------------------------------------------------------------------------
+
+
+def test_a_disabled_account_is_nobody_and_can_come_back(engine: Engine, world: World) -> None:
+    key = account(engine, world)
+    [cookie] = cookies(engine, key, 1)
+    with engine.begin() as conn:
+        disable(conn, key, NOW)
+    assert not holds(engine, cookie)
+    wrong(engine, NOW, password=PASSWORD)
+    with engine.begin() as conn:
+        accounts.enable(conn, key)
+    assert not holds(engine, cookie), "what ended stays ended"
+    sign_in(engine, "li", PASSWORD, NOW)
+
+
+def test_a_session_does_not_outlive_a_disabled_account(engine: Engine, world: World) -> None:
+    """However it was written: disabled between the password and the session, say."""
+    key = account(engine, world)
+    [cookie] = cookies(engine, key, 1)
+    with engine.begin() as conn:
+        conn.execute(update(s.accounts).values(disabled_ms=NOW))
+        assert which_hold(conn, [sha256(cookie)], world.ids["甲"], NOW) == frozenset()
+    assert not holds(engine, cookie)
+
+
+def test_the_last_operator_of_the_district_stays(engine: Engine, world: World) -> None:
+    one = account(engine, world, "one", role=Role.OPERATOR, organisation="区")
+    two = account(engine, world, "two", role=Role.OPERATOR, organisation="区")
+    account(engine, world, "three", role=Role.OPERATOR, organisation="甲")
+    account(engine, world, "four", role=Role.AUDITOR, organisation="区")
+
+    def end(key: int) -> bool:
+        try:
+            with engine.begin() as conn:
+                disable(conn, key, NOW)
+        except AccountError:
+            return False
+        return True
+
+    # Both at the same time: each would have found the other one.
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(end, (one, two))) == [False, True]
+    with reading(engine) as conn:
+        left = conn.scalar(
+            select(func.count()).where(
+                s.accounts.c.id.in_([one, two]), s.accounts.c.disabled_ms.is_(None)
+            )
+        )
+    assert left == 1
+
+
+# --- sessions -------------------------------------------------------------------------------------
+
+
+def test_a_session_is_its_account_and_only_its_digest_is_kept(engine: Engine, world: World) -> None:
+    key = account(engine, world)
+    with engine.begin() as conn:
+        cookie = begin_session(conn, key, "Fire\x00fox\n" + "x" * 500, NOW)
+        stored = conn.execute(select(s.sessions)).one()
+        found = find_session(conn, cookie, NOW)
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", cookie)
+    assert cookie not in repr(stored)
+    assert stored.session_sha256 == sha256(cookie)
+    assert stored.browser.startswith("Firefoxxx")
+    assert len(stored.browser) == 120
+    assert found is not None
+    assert found.caller == sign_in(engine, "li", PASSWORD, NOW).caller
+    for wrong_one in ("", cookie[:-1], cookie + "=", cookie.swapcase(), "\ud800"):
+        assert not holds(engine, wrong_one)
+
+
+def test_a_session_ends_by_time_and_by_signing_out(engine: Engine, world: World) -> None:
+    one, two = cookies(engine, account(engine, world), 2)
+    assert one != two
+    assert holds(engine, one, NOW + SESSION_MS - 1)
+    assert not holds(engine, one, NOW + SESSION_MS)
+    with engine.begin() as conn:
+        end_session(conn, one)
+    assert not holds(engine, one)
+    assert holds(engine, two)
+    with engine.begin() as conn:
+        begin_session(conn, 1, "", NOW + SESSION_MS)
+        assert len(conn.execute(select(s.sessions)).all()) == 1, "those that are over go"
+
+
+# --- what is granted ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(engine: Engine) -> Site:
+    site = Site(engine)
+    with engine.begin() as conn:
+        for branch in ("区", "甲", "乙"):
+            site.account(conn, f"{branch}管", f"{branch}管", branch, Role.OPERATOR)
+    return site
+
+
+@contextmanager
+def asking(site: Site, login: str = "甲管") -> Iterator[tuple[Any, Caller]]:
+    caller = sign_in(site.engine, login, PASSWORD, NOW).caller
+    with site.engine.begin() as conn:
+        yield conn, caller
+
+
+def grant(site: Site, by: str = "甲管", **more: Any) -> grants.Granted:
+    values: dict[str, Any] = {
+        "login": "neu",
+        "name": "新",
+        "role": Role.SECRETARY,
+        "organisation": public_id("甲"),
+        "member": None,
+        "now_ms": minutes(0),
+    }
+    with asking(site, by) as (conn, caller):
+        return grants.create_account(conn, caller, **(values | more))
+
+
+def test_what_is_granted_is_within_ones_own_and_told_once(site: Site) -> None:
+    granted = grant(site, role=Role.MEMBER, member=public_id("李"))
+    found = sign_in(site.engine, "neu", granted.password, NOW)
+    assert found.must_change
+    assert found.caller.member_id == site.ids["李"]
+    with reading(site.engine) as conn:
+        for table in s.metadata.sorted_tables:
+            assert granted.password not in repr(conn.execute(select(table)).all())
+        [act] = conn.execute(select(s.audit)).all()
+    assert (act.actor, act.what, act.object) == ("甲管", "account.create", "account")
+    assert act.object_id == granted.public_id
+    assert act.organisation_id == site.ids["甲"]
+    assert json.loads(act.details)["login"] == "neu"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"organisation": public_id("乙")},
+        {"organisation": public_id("区")},
+        {"organisation": public_id("nowhere")},
+        {"member": public_id("钱")},
+        {"member": public_id("nowhere")},
+    ],
+)
+def test_nobody_gives_more_than_they_have(site: Site, more: dict[str, Any]) -> None:
+    with pytest.raises(NotFoundError):
+        grant(site, **more)
+    with pytest.raises(NotFoundError), asking(site) as (conn, caller):
+        values: dict[str, Any] = {"organisation": public_id("甲"), "member": None} | more
+        grants.create_token(
+            conn, caller, name="neu", role=Role.AUDITOR, expires_ms=None, now_ms=NOW, **values
+        )
+    assert acts(site.engine) == []
+
+
+def test_another_sub_trees_accounts_are_not_there(site: Site) -> None:
+    granted = grant(site, "乙管", organisation=public_id("乙"))
+    cookie = cookies(site.engine, site_account(site, "neu"), 1)[0]
+    with reading(site.engine) as conn:
+        session = conn.scalars(select(s.sessions.c.public_id)).one()
+    for deed in (
+        lambda *who: grants.reset_account(*who, granted.public_id, NOW),
+        lambda *who: grants.disable_account(*who, granted.public_id, NOW),
+        lambda *who: grants.enable_account(*who, granted.public_id, NOW),
+        lambda *who: grants.end_all_sessions(*who, granted.public_id, NOW),
+        lambda *who: grants.end_one_session(*who, session, NOW, may_others=True),
+    ):
+        with pytest.raises(NotFoundError), asking(site) as who:
+            deed(*who)
+    assert holds(site.engine, cookie)
+    with asking(site, "区管") as (conn, caller):
+        grants.end_one_session(conn, caller, session, NOW, may_others=True)
+    assert not holds(site.engine, cookie)
+
+
+def site_account(site: Site, login: str) -> int:
+    with reading(site.engine) as conn:
+        return int(conn.scalars(select(s.accounts.c.id).filter_by(login=login)).one())
+
+
+def test_ones_own_account_is_not_ended_by_oneself(site: Site) -> None:
+    with reading(site.engine) as conn:
+        own = conn.scalars(select(s.accounts.c.public_id).filter_by(login="甲管")).one()
+    for deed in (grants.disable_account, grants.reset_account):
+        with pytest.raises(AccountError), asking(site) as (conn, caller):
+            deed(conn, caller, own, NOW)
+
+
+def test_of_others_sessions_one_needs_the_right(site: Site) -> None:
+    [mine] = cookies(site.engine, site_account(site, "甲"), 1)
+    [theirs] = cookies(site.engine, site_account(site, "甲管"), 1)
+    with reading(site.engine) as conn:
+        by_cookie = dict(
+            conn.execute(select(s.sessions.c.session_sha256, s.sessions.c.public_id)).all()
+        )
+    with pytest.raises(NotFoundError), asking(site, "甲") as (conn, caller):
+        grants.end_one_session(conn, caller, by_cookie[sha256(theirs)], NOW, may_others=False)
+    with asking(site, "甲") as (conn, caller):
+        grants.end_one_session(conn, caller, by_cookie[sha256(mine)], NOW, may_others=False)
+    assert not holds(site.engine, mine)
+    assert holds(site.engine, theirs)
+
+
+def test_a_branch_gets_its_accounts_once(site: Site) -> None:
+    account_of_wang = grant(site, login="王", role=Role.SECRETARY, member=public_id("王"))
+    with asking(site) as (conn, caller):
+        made = grants.create_member_accounts(
+            conn, caller, public_id("甲"), grants.prepare(5), minutes(0)
+        )
+    assert [each.name for each in made] == ["李名", "赵名"], "王 has one already"
+    assert {each.login for each in made} == {"李", "赵"}
+    for each in made:
+        found = sign_in(site.engine, each.login, each.password, NOW)
+        assert (found.caller.role, found.must_change) == (Role.MEMBER, True)
+    with asking(site) as (conn, caller):
+        again = grants.create_member_accounts(
+            conn, caller, public_id("甲"), grants.prepare(5), minutes(0)
+        )
+    assert again == []
+    assert account_of_wang.login == "王"
+    with pytest.raises(NotFoundError), asking(site) as (conn, caller):
+        grants.create_member_accounts(conn, caller, public_id("乙"), grants.prepare(1), NOW)
+
+
+def test_a_code_that_is_a_login_already_gets_a_number(site: Site) -> None:
+    grant(site, login="李", name="另一人")
+    with asking(site) as (conn, caller):
+        made = grants.create_member_accounts(
+            conn, caller, public_id("甲"), grants.prepare(1), minutes(0)
+        )
+    assert [each.login for each in made] == ["李-2"]
+
+
+# --- the first run --------------------------------------------------------------------------------
+
+FIRST = {
+    "code": "the code",
+    "district": "某区党委",
+    "district_code": "D1",
+    "name": "管理员",
+    "login": "admin",
+    "password": PASSWORD,
+    "again": PASSWORD,
+}
+
+
+def new_hub(engine: Engine) -> Client:
+    app = create_app(engine, zone=ZONE, clock=lambda: NOW, first_run_code="the code")
+    return Client(app, None)
+
+
+def test_the_first_run_makes_one_administrator_and_the_district(engine: Engine) -> None:
+    client = new_hub(engine)
+    assert "/first-run" in client.get("/sign-in").text
+    assert client.get("/first-run?code=the+code").status_code == 200
+    response = client.post("/first-run", data=FIRST)
+    assert (response.status_code, response.headers["location"]) == (303, "/")
+    assert client.get("/").status_code == 200
+    assert client.get("/accounts").status_code == 200
+    assert new_hub(engine).sign_in("admin").get("/").status_code == 200
+    for again in (new_hub(engine), client):
+        assert again.get("/first-run").status_code == 404
+        assert again.post("/first-run", data=FIRST).status_code == 404
+        assert again.post("/first-run", data={**FIRST, "login": "two"}).status_code == 404
+    assert "/first-run" not in new_hub(engine).get("/sign-in").text
+    with reading(engine) as conn:
+        [found] = conn.execute(select(s.accounts)).all()
+        [organisation] = conn.execute(select(s.organisations)).all()
+    assert (found.role, found.must_change) == ("OPERATOR", False)
+    assert (organisation.code, organisation.name) == ("D1", "某区党委")
+    assert acts(engine) == ["hub.first_run", "session.begin"]
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"code": ""}, "code"),
+        ({"code": "another"}, "code"),
+        ({"code": "启动"}, "code"),
+        ({"district": ""}, "district"),
+        ({"district": "a\x00b"}, "district"),
+        ({"district_code": "某区"}, "district_code"),
+        ({"name": ""}, "name"),
+        ({"login": "a b"}, "login"),
+        ({"again": "something else"}, "again"),
+        ({"password": "short", "again": "short"}, "password"),
+    ],
+)
+def test_a_first_run_that_will_not_do_makes_nothing(
+    engine: Engine, more: dict[str, str], field: str
+) -> None:
+    client = new_hub(engine)
+    response = client.post("/first-run", data=FIRST | more)
+    assert response.status_code == 422
+    assert f'id="e-{field}"' in response.text
+    assert PASSWORD not in response.text
+    assert "set-cookie" not in response.headers
+    with reading(engine) as conn:
+        for table in (s.accounts, s.organisations, s.audit, s.sessions):
+            assert conn.execute(select(table)).all() == []
+
+
+def test_of_two_first_runs_at_once_one_is_the_first(engine: Engine) -> None:
+    def run(number: int) -> int:
+        form = FIRST | {"login": f"admin{number}", "district_code": f"D{number}"}
+        return new_hub(engine).post("/first-run", data=form).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(run, range(4))) == [303, 404, 404, 404]
+    with reading(engine) as conn:
+        assert len(conn.execute(select(s.accounts)).all()) == 1
+        assert len(conn.execute(select(s.organisations)).all()) == 1
+
+
+# --- the logs -------------------------------------------------------------------------------------
+
+
+def test_an_act_and_its_entry_are_there_together_or_not_at_all(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no room for the log")
+
+    monkeypatch.setattr("hub.audit.record", fail)
+    with reading(site.engine) as conn:
+        before = len(conn.execute(select(s.accounts)).all())
+    with pytest.raises(RuntimeError):
+        grant(site)
+    with reading(site.engine) as conn:
+        assert len(conn.execute(select(s.accounts)).all()) == before
+    caller = sign_in(site.engine, "甲", PASSWORD, NOW).caller
+    with pytest.raises(RuntimeError):
+        change(site.engine, caller, PASSWORD, "another fine one")
+    sign_in(site.engine, "甲", PASSWORD, NOW)
+
+
+@pytest.mark.parametrize("table", [s.audit, s.accesses], ids=lambda table: table.name)
+def test_what_is_in_a_log_stays(site: Site, table: Any) -> None:
+    grant(site)
+    site.signed_in("甲").get(f"/meetings/{public_id('会')}")
+    with reading(site.engine) as conn:
+        before = conn.execute(select(table)).all()
+    assert before
+    for statement in (update(table).values(actor="nobody"), delete(table)):
+        with pytest.raises(DBAPIError, match="append-only"), site.engine.begin() as conn:
+            conn.execute(statement)
+    with reading(site.engine) as conn:
+        assert conn.execute(select(table)).all() == before
+
+
+# --- tokens ---------------------------------------------------------------------------------------
 
 
 def test_a_token_is_its_holder_and_only_its_digest_is_kept(engine: Engine) -> None:
@@ -28,6 +718,8 @@ def test_a_token_is_its_holder_and_only_its_digest_is_kept(engine: Engine) -> No
         caller = caller_by_token(conn, token, NOW)
         assert caller is not None
         assert (caller.name, caller.organisation_id) == ("王秘书", world.ids["甲"])
+        assert caller.account_id is None
+        assert caller.role is Role.AUDITOR
         assert caller.organisation == "甲名"
         assert caller.organisation_public_id == str(public_id("甲"))
         stored = conn.execute(select(s.tokens)).one()
@@ -48,8 +740,8 @@ def test_an_unknown_expired_or_revoked_token_is_nobody(engine: Engine) -> None:
         other = new_token(conn, "b", "区", NOW)
         assert caller_by_token(conn, token, NOW + 9) is not None
         assert caller_by_token(conn, token, NOW + 10) is None
-        for wrong in ("", token[:-1], token + "=", token.upper(), f" {token}", "\ud800"):
-            assert caller_by_token(conn, wrong, NOW) is None
+        for wrong_one in ("", token[:-1], token + "=", token.upper(), f" {token}", "\ud800"):
+            assert caller_by_token(conn, wrong_one, NOW) is None
         assert revoke(conn, "b", NOW)
         assert not revoke(conn, "b", NOW + 5)
         assert caller_by_token(conn, other, NOW) is None
@@ -62,59 +754,30 @@ def test_an_unknown_expired_or_revoked_token_is_nobody(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "organisation", "expires_ms", "complaint"),
+    ("name", "organisation", "more", "field"),
     [
-        ("", "区", None, "1 to 64"),
-        ("x" * 65, "区", None, "1 to 64"),
-        ("a\nb", "区", None, "printable"),
-        ("taken", "区", None, "already"),
-        ("new", "没有", None, "没有"),
-        ("new", "区", NOW, "expired"),
+        ("", "区", {}, "name"),
+        ("x" * 65, "区", {}, "name"),
+        ("a\nb", "区", {}, "name"),
+        ("taken", "区", {}, "name"),
+        ("new", "没有", {}, "organisation"),
+        ("new", "区", {"expires_ms": NOW}, "expires"),
+        ("new", "区", {"role": Role.MEMBER}, "member"),
+        ("new", "区", {"member_id": 1}, "member"),
     ],
 )
 def test_a_token_that_cannot_be_made_leaves_nothing(
-    engine: Engine, name: str, organisation: str, expires_ms: int | None, complaint: str
+    engine: Engine, name: str, organisation: str, more: dict[str, Any], field: str
 ) -> None:
     with engine.begin() as conn:
         district(conn)
         new_token(conn, "taken", "区", NOW)
-        with pytest.raises(TokenError, match=complaint):
-            new_token(conn, name, organisation, NOW, expires_ms)
+        with pytest.raises(TokenError) as refused:
+            new_token(conn, name, organisation, NOW, **more)
+        assert refused.value.field == field
         assert len(list_tokens(conn)) == 1
 
 
 def test_revoking_what_does_not_exist_is_an_error(engine: Engine) -> None:
     with engine.begin() as conn, pytest.raises(TokenError, match="nobody"):
         revoke(conn, "nobody", NOW)
-
-
-def test_a_session_ends_by_time_by_signing_out_and_with_its_token(engine: Engine) -> None:
-    with engine.begin() as conn:
-        district(conn)
-        caller = caller_by_token(conn, new_token(conn, "a", "甲", NOW, NOW + 10**9), NOW)
-        assert caller is not None
-        cookies = [begin_session(conn, caller, NOW) for _ in range(3)]
-        assert len(set(cookies)) == 3
-        for cookie in cookies:
-            found = find_session(conn, cookie, NOW)
-            assert found is not None
-            assert found.caller == caller
-            assert find_session(conn, cookie, NOW + SESSION_MS - 1) is not None
-            assert find_session(conn, cookie, NOW + SESSION_MS) is None
-        end_session(conn, cookies[0])
-        assert find_session(conn, cookies[0], NOW) is None
-        assert find_session(conn, cookies[1], NOW) is not None
-        late = begin_session(conn, caller, NOW + SESSION_MS)
-        assert len(conn.execute(select(s.sessions)).all()) == 1
-        revoke(conn, "a", NOW)
-        assert find_session(conn, late, NOW) is None
-
-
-def test_a_session_does_not_outlive_its_token(engine: Engine) -> None:
-    with engine.begin() as conn:
-        district(conn)
-        caller = caller_by_token(conn, new_token(conn, "a", "甲", NOW, NOW + 10), NOW)
-        assert caller is not None
-        cookie = begin_session(conn, caller, NOW)
-        assert find_session(conn, cookie, NOW + 9) is not None
-        assert find_session(conn, cookie, NOW + 10) is None
