@@ -171,7 +171,10 @@ def _rederive(conn: Connection, column: ColumnElement[Any], ids: Iterable[int]) 
         for part in chunks(sorted(set(ids)))
         for row in conn.execute(_TAPS.where(column.in_(part))).all()
     ]
-    _, touched = _derive(conn, rows)
+    # A tap without a time reads the same whoever holds the card; the meeting that it was assigned
+    # to does not.
+    undated_taps = [TapKey(row.epoch_id, row.seq) for row in rows if row.at_ms is None]
+    _, touched = _derive(conn, rows, meeting_ids=_assigned_to(conn, undated_taps))
     _tell(conn, touched)
 
 

@@ -309,7 +309,8 @@ def _tap(
         tap = taps.find_tap(conn, scope, name)
         line = taps.line_of(conn, scope, tap, now_ms)
         is_unknown = tap.outcome is Outcome.UNMATCHED or (
-            tap.outcome is Outcome.UNDATED and tap.card_id is None
+            tap.outcome is Outcome.UNDATED
+            and (tap.card_id is None or taps.holder_at(conn, tap.card_id, now_ms) is None)
         )
         member = None
         if is_unknown and values.get("member"):

@@ -386,6 +386,22 @@ def test_a_tap_without_a_time_needs_a_holder_and_a_meeting_that_it_may_have_been
     assert rebuild_check(hall.conn) == []
 
 
+def test_a_tap_without_a_time_follows_its_card_to_whoever_holds_it(hall: Hall) -> None:
+    caller = hall.caller("甲")
+    hall.tap("e", hall.world.card(None, STRANGER), 1, trusted=False)
+    [line] = hall.lines("甲", Outcome.UNDATED)
+    card = bind(hall.conn, caller, line.tap, public_id("王"), minutes(-10), NOW)
+    assign(hall.conn, caller, line.tap, public_id("会"), NOW, ZONE)
+    assert hall.came() == {"王": Verdict.PRESENT}
+    end_binding(hall.conn, caller, card, LONG_AGO, NOW)
+    assert hall.came() == {}
+    bind(hall.conn, caller, line.tap, public_id("赵"), minutes(-10), NOW)
+    assert hall.came() == {"赵": Verdict.PRESENT}
+    report_lost(hall.conn, caller, card, minutes(-5), NOW)
+    assert hall.came() == {}
+    assert rebuild_check(hall.conn) == []
+
+
 def test_whoever_is_of_another_branch_is_told_as_a_branch(hall: Hall) -> None:
     hall.world.meeting("又一会", "甲", "礼堂", 10)
     hall.tap("e", hall.world.card("钱", "04AA0000000002"), 15)
