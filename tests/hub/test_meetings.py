@@ -651,6 +651,9 @@ def test_any_sequence_of_statements_and_taps_is_as_derived_from_nothing(
     with template.begin() as conn:
         town = Town(conn)
         town.world.meeting("二会", "甲", "礼堂", 40)
+        # Whatever moves, leaves some of these and finds others.
+        for member, at in zip("李钱王孙", (-5, 20, 70, 110), strict=True):
+            town.tap(member, at)
         said: list[UUID] = []
         for what, which, number in acts:
             # All but a tap concern one of the two meetings.
