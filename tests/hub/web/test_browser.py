@@ -137,6 +137,18 @@ def test_a_server_that_comes_back_is_found_again(engine: Engine) -> None:
 
 
 @one_database
+def test_it_is_live_also_where_a_script_comes_late(engine: Engine) -> None:
+    site = Site(engine)
+    heard_of(site)
+    with serving(site.app) as (url, _), browser() as tab:
+        page = tab.new_page()
+        page.route("**/hx-sse*", lambda each: (page.wait_for_timeout(500), each.continue_())[1])
+        sign_in(page, url, MEETING)
+        page.get_by_text("实时更新中").wait_for(timeout=5000)
+        page.close()
+
+
+@one_database
 def test_a_stream_that_cannot_begin_is_tried_again(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +177,9 @@ def test_every_page_is_accessible_fits_and_is_light(engine: Engine, login: str |
         paths = ["/sign-in", "/none"]
         if login is not None:
             sign_in(page, url, "/", login)
-            paths = ["/", "/?from=x", MEETING, "/password", "/none"]
+            paths = ["/", "/?from=x", MEETING, f"{MEETING}/screen", "/password", "/none"]
+            paths += ["/attendance", "/attendance?from=x", "/members"]
+            paths += [f"/members/{public_id('李')}", f"/members/{public_id('李')}?to=x"]
         for path in paths:
             if path not in {"/none", "/?from=x"}:
                 assert_light(tab, url + path)
