@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, select
 from hub.auth.callers import Caller
 from hub.cards import bind, cards_of, end_binding, reinstate, report_lost, suggested
 from hub.derive import derive_batch, rebuild_check
+from hub.devices import DeviceError, place
 from hub.domain.terms import Outcome, Role, Verdict
 from hub.store import schema as s
 from hub.store.scope import NotFoundError
@@ -415,7 +416,9 @@ def test_whoever_is_of_another_branch_is_told_as_a_branch(hall: Hall) -> None:
 
 DEEDS = st.lists(
     st.tuples(
-        st.sampled_from(["bind", "end", "lost", "found", "tap"]),
+        st.sampled_from(
+            ["bind", "end", "lost", "found", "tap", "undated", "assign", "withdraw", "move"]
+        ),
         st.sampled_from(["李", "王", "赵"]),
         st.integers(-20, 90),
     ),
@@ -436,8 +439,12 @@ def test_whatever_is_said_of_cards_a_rebuild_changes_nothing(
     with open_hall(engine) as hall:
         caller = hall.caller("甲")
         strangers = [hall.world.card(None, f"04FEEDFACE00{number:02}") for number in range(2)]
+        hall.world.venue("甲厅", "甲")
+        hall.world.epoch("u", "一号", boot="b3", parent=("e", 1))
         for at, stranger in enumerate(strangers * 2):
             hall.tap("e", stranger, at * 7 - 20)
+            hall.tap("u", stranger, at * 7 - 20, trusted=False)
+        assigned: list[str] = []
         for deed, member, at in deeds:
             held = cards_of(hall.conn, hall.scope("甲"), hall.world.ids[member], NOW)
             card = uuid.UUID(held[0].public_id) if held else None
@@ -454,7 +461,28 @@ def test_whatever_is_said_of_cards_a_rebuild_changes_nothing(
                         reinstate(hall.conn, caller, card, minutes(at))
                     case "tap":
                         hall.tap("e", strangers[at % 2], at)
-            except TapError:
+                    case "undated":
+                        hall.tap("u", strangers[at % 2], at, trusted=False)
+                    case "assign":
+                        for outcome in Outcome.UNPLACED, Outcome.UNDATED:
+                            for line in hall.lines("甲", outcome)[:1]:
+                                assigned.append(line.tap)
+                                assign(hall.conn, caller, line.tap, public_id("会"), NOW, ZONE)
+                    case "withdraw":
+                        for tap in assigned[:1]:
+                            withdraw(hall.conn, caller, tap, NOW)
+                            assigned.remove(tap)
+                    case "move":
+                        device = hall.conn.execute(
+                            select(s.devices).where(s.devices.c.name == "一号")
+                        ).one()
+                        venue = hall.conn.execute(
+                            select(s.venues).where(
+                                s.venues.c.code == ("礼堂" if at % 2 else "甲厅")
+                            )
+                        ).one()
+                        place(hall.conn, caller, device, venue, minutes(at), NOW, replaces=True)
+            except (TapError, DeviceError, NotFoundError):
                 continue
         assert rebuild_check(hall.conn) == []
         rows = hall.conn.execute(
