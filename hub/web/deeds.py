@@ -92,7 +92,9 @@ MANY: Final = frozenset({"objections", "members", "taps"})
 def what_words(what: str) -> str:
     """What was done or looked at in words; what has none is said as it was written."""
     area, _, deed = what.partition(".")
-    said = DEEDS.get(deed) or DeclarationKind.__members__.get(deed.upper())
+    said: object = DEEDS.get(deed)
+    if area == "declaration":
+        said = DeclarationKind.__members__.get(deed.upper(), said)
     if area not in AREAS or said is None:
         return what
     return t("{area}：{deed}", area=AREAS[area], deed=said)
