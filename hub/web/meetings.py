@@ -424,8 +424,8 @@ def _sheet(
         meeting=attendance(found, hub.zone),
         unsigned=[
             (each, Chip.of_verdict(each.verdict))
-            for each in found.rows
-            if each.verdict is not Verdict.GUEST and each.person.public_id not in entered
+            for each in _by_branch(found)
+            if each.person.public_id not in entered
         ],
         sheets=[_line(each, hub) for each in reversed(sheets)],
         complete=[
@@ -441,6 +441,19 @@ def _sheet(
     )
 
 
+def _by_branch(found: queries.MeetingAttendance) -> list[queries.AttendanceRow]:
+    """The expected as a sheet lists them: those of the host first, each branch by code."""
+    host = found.meeting.organisation.name
+    return sorted(
+        (each for each in found.rows if each.verdict is not Verdict.GUEST),
+        key=lambda each: (
+            each.person.branch != host,
+            each.person.branch or "",
+            each.person.code or "",
+        ),
+    )
+
+
 @router.get("/meetings/{meeting}/sheet/print")
 def print_sheet(caller: Keeping, hub: Hub, meeting: UUID) -> Response:
     """A blank sign-in sheet, for A4."""
@@ -448,9 +461,7 @@ def print_sheet(caller: Keeping, hub: Hub, meeting: UUID) -> Response:
         row = _own(conn, caller, meeting)
         found = _found(conn, hub, caller, meeting, hub.clock())
     hub.looks(caller, Look("meeting.sheet", meeting_id=row.id))
-    people = [each.person for each in found.rows if each.verdict is not Verdict.GUEST]
-    host = found.meeting.organisation.name
-    people.sort(key=lambda each: (each.branch != host, each.branch or "", each.code or ""))
+    people = [each.person for each in _by_branch(found)]
     return page(
         "sheet-print.html",
         caller=caller,

@@ -416,3 +416,15 @@ def test_each_page_reads_in_english(site: Site, path: str) -> None:
     words = re.findall(r"[\u4e00-\u9fff]{2,}", re.sub(r"<[^>]*>", " ", plain.split("<main")[1]))
     data = {"会题", "礼堂", "礼堂名", "甲秘书", *(f"{each}名" for each in "李王赵甲乙区")}
     assert set(words) <= data
+
+
+def test_a_joint_sheet_begins_with_the_hosts_own(joint: Site) -> None:
+    client = joint.signed_in("甲")
+    names = re.findall(r'class="c-name">([^ <]+) ', client.get(f"{MEETING}/sheet/print").text)
+    assert [sorted(names[:3]), sorted(names[3:])] == [
+        sorted(["李名", "王名", "赵名"]),
+        sorted(["钱名", "孙名"]),
+    ]
+    # What is entered afterwards stands in the order of the paper.
+    entered = re.findall(r"<b>(.名)</b>", client.get(f"{MEETING}/sheet").text)
+    assert entered == names
