@@ -6,6 +6,7 @@ import io
 import re
 from typing import Any
 
+import httpx
 import pytest
 from python_calamine import CalamineWorkbook
 from sqlalchemy import insert, select, update
@@ -13,7 +14,8 @@ from sqlalchemy import insert, select, update
 from hub.derive import rebuild
 from hub.store import schema as s
 from hub.web import query
-from tests.hub.site import Site
+from tests.hub.site import PASSWORD, Site, serving
+from tests.hub.web.test_live import Stream
 from tests.hub.web.test_pages import visible
 from tests.hub.world import Entry, minutes, public_id
 
@@ -342,6 +344,37 @@ def test_a_shared_screen_shows_nobody(over: Site) -> None:
         assert word not in text
     assert over.client().get(f"{MEETING}/screen").status_code == 303
     assert over.signed_in("乙").get(f"{MEETING}/screen").status_code == 404
+
+
+def test_the_screen_follows_and_says_when_it_cannot(site: Site) -> None:
+    trouble: list[str | None] = [None]
+    site.health = lambda: trouble[0]
+    site.app = site.application()
+    site.tap("李", minutes(-10))
+    site.now_ms = minutes(1)
+    heard(site, minutes(1))
+    with serving(site.app) as (url, _), httpx.Client(base_url=url, trust_env=False) as client:
+        client.post("/sign-in", data={"login": "甲", "password": PASSWORD})
+        with client.stream("GET", f"{MEETING}/screen/live", timeout=5) as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            stream = Stream(response.iter_lines())
+
+            def shown() -> str:
+                event = stream.next()
+                assert event is not None
+                assert "名 " not in visible(event[1]).replace("甲名", "").replace("礼堂名", "")
+                return event[1]
+
+            assert "实到 1 " in visible(shown())
+            site.tap("王", minutes(1))
+            first = shown()
+            assert "实到 2 " in visible(first)
+            assert "data-doubt" not in first
+            # Nothing of the meeting changes, but what can be said of it does.
+            trouble[0] = "the broker cannot be reached"
+            assert "data-doubt" in shown()
+            trouble[0] = None
+            assert "data-doubt" not in shown()
 
 
 def test_who_may_change_the_meeting_is_led_to_its_desk(site: Site) -> None:
