@@ -111,7 +111,7 @@ def account_list(request: Request, caller: Granting, hub: Hub) -> Response:
         caller=caller,
         section="accounts",
         asked=asked,
-        roles=_role_choices(),
+        roles=[(each.value, t(each)) for each in ROLES],
         accounts=[AccountLine.of(each, hub) for each in rows],
         count=count,
         number=number,
