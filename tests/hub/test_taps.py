@@ -444,7 +444,12 @@ def test_whatever_is_said_of_cards_a_rebuild_changes_nothing(
         for at, stranger in enumerate(strangers * 2):
             hall.tap("e", stranger, at * 7 - 20)
             hall.tap("u", stranger, at * 7 - 20, trusted=False)
-        assigned: list[str] = []
+        # Of a card that has no tap with a time: no other leads to the meeting.
+        hall.tap("u", hall.world.card(None, "04FEEDFACE0099"), 0, trusted=False)
+        first = hall.lines("甲", Outcome.UNDATED)[0].tap
+        bind(hall.conn, caller, first, public_id("王"), minutes(-20), NOW)
+        assign(hall.conn, caller, first, public_id("会"), NOW, ZONE)
+        assigned = [first]
         for deed, member, at in deeds:
             held = cards_of(hall.conn, hall.scope("甲"), hall.world.ids[member], NOW)
             card = uuid.UUID(held[0].public_id) if held else None
