@@ -183,7 +183,7 @@ def _troubles(device: Device, known: Completeness, now_ms: int, zone: ZoneInfo) 
     if device.status is not DeviceStatus.ACTIVE:
         return
     if known.obstacle is Obstacle.FORKED:
-        yield FORKED
+        yield from FORKED
     if device.venue is None:
         yield Words("没有登记在任何会场：刷卡算不到会议里")
     if device.last_contact_ms is None:
@@ -216,9 +216,9 @@ def _troubles(device: Device, known: Completeness, now_ms: int, zone: ZoneInfo) 
         yield Words("有{n}段记录已损坏，读不出来：建议更换存储卡", n=len(known.holes))
 
 
-FORKED: Final = Words(
-    "记录出现分叉：存储卡可能被复制、换过或恢复过。请不要再换卡，把用过的卡都留好，联系管理员；"
-    "现在还不能在页面上处理，相关会议会一直待定"
+FORKED: Final = (
+    Words("记录出现分叉：存储卡可能被复制或换过。请不要再换卡，用过的卡都留好"),
+    Words("分叉的记录现在还不能在页面上处理：请联系管理员，处理前会议会一直待定"),
 )
 
 

@@ -28,6 +28,7 @@ def plain_names(engine: Engine) -> None:
         for table in (s.organisations, s.members, s.venues, s.devices, s.accounts):
             conn.execute(update(table).values(name="Name"))
         conn.execute(update(s.meetings).values(title="Title"))
+        conn.execute(update(s.venues).values(code="V"))
         for code, number in enumerate(conn.scalars(select(s.members.c.id)).all()):
             conn.execute(update(s.members).where(s.members.c.id == number).values(code=f"M{code}"))
 
