@@ -9,14 +9,15 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from sqlalchemy import Connection, Row
 
-from hub.api.models import MAX_LIMIT, MAX_OFFSET, Period, Problem, Ref, Time, Told
+from hub.api.answers import DONE, OF_ONE
+from hub.api.models import MAX_LIMIT, MAX_OFFSET, Period, Ref, Time, Told
 from hub.auth import grants
 from hub.auth.accounts import AccountError
 from hub.auth.callers import Caller
@@ -35,25 +36,6 @@ Granting = Annotated[Caller, Depends(api_right(Right.ACCESS))]
 Reading = Annotated[Caller, Depends(api_right(Right.AUDIT))]
 
 router = APIRouter(prefix="/api/v1", tags=["access"])
-
-
-def _problem(words: str) -> dict[str, Any]:
-    return {"model": Problem, "description": words}
-
-
-_ASKED: Final[dict[int | str, dict[str, Any]]] = {
-    401: _problem("No token, or one that is unknown, expired or revoked."),
-    403: _problem("The token's role may not do this."),
-    404: _problem("Does not exist, or not in the token's sub-tree."),
-    422: _problem("A parameter or field is wrong; it is named."),
-    503: _problem("The database cannot be used now."),
-}
-_DONE: Final[dict[int | str, dict[str, Any]]] = {
-    **_ASKED,
-    400: _problem("The body is no text."),
-    409: _problem("It cannot be done as things stand; field and reason are said."),
-    413: _problem("The request is too large."),
-}
 
 
 # --- In -------------------------------------------------------------------------------------
@@ -283,7 +265,7 @@ class GrantedList(_Out):
 # --- Accounts -------------------------------------------------------------------------------
 
 
-@router.get("/accounts", responses=_ASKED)
+@router.get("/accounts", responses=OF_ONE)
 def list_accounts(
     caller: Granting, hub: Hub, query: Annotated[AccountsAsked, Query()]
 ) -> AccountList:
@@ -301,7 +283,7 @@ def list_accounts(
     )
 
 
-@router.post("/accounts", responses=_DONE, status_code=201)
+@router.post("/accounts", responses=DONE, status_code=201)
 def create_account(caller: Granting, hub: Hub, wanted: NewAccount) -> GrantedOut:
     """Make an account; its first password is replaced at the first sign-in."""
     with _doing(hub) as conn:
@@ -318,7 +300,7 @@ def create_account(caller: Granting, hub: Hub, wanted: NewAccount) -> GrantedOut
         return _granted(hub, conn, caller, granted)
 
 
-@router.post("/organisations/{organisation}/member-accounts", responses=_DONE, status_code=201)
+@router.post("/organisations/{organisation}/member-accounts", responses=DONE, status_code=201)
 def create_member_accounts(caller: Granting, hub: Hub, organisation: UUID) -> GrantedList:
     """Make an account for each member of an organisation who has none, so many at once."""
     now_ms = hub.clock()
@@ -334,14 +316,14 @@ def create_member_accounts(caller: Granting, hub: Hub, organisation: UUID) -> Gr
         )
 
 
-@router.get("/accounts/{account}", responses=_ASKED)
+@router.get("/accounts/{account}", responses=OF_ONE)
 def one_account(caller: Granting, hub: Hub, account: UUID) -> AccountOut:
     """One account."""
     with reading(hub.engine) as conn:
         return _account(hub, grants.find_account(conn, caller.organisation_id, account))
 
 
-@router.post("/accounts/{account}/reset", responses=_DONE)
+@router.post("/accounts/{account}/reset", responses=DONE)
 def reset_account(caller: Granting, hub: Hub, account: UUID) -> GrantedOut:
     """Give a new first password; ends the account's sessions and its lock."""
     with _doing(hub) as conn:
@@ -349,7 +331,7 @@ def reset_account(caller: Granting, hub: Hub, account: UUID) -> GrantedOut:
         return _granted(hub, conn, caller, granted)
 
 
-@router.post("/accounts/{account}/disable", responses=_DONE)
+@router.post("/accounts/{account}/disable", responses=DONE)
 def disable_account(caller: Granting, hub: Hub, account: UUID) -> AccountOut:
     """End an account and its sessions; again: no change."""
     with _doing(hub) as conn:
@@ -357,7 +339,7 @@ def disable_account(caller: Granting, hub: Hub, account: UUID) -> AccountOut:
         return _account(hub, grants.find_account(conn, caller.organisation_id, account))
 
 
-@router.post("/accounts/{account}/enable", responses=_DONE)
+@router.post("/accounts/{account}/enable", responses=DONE)
 def enable_account(caller: Granting, hub: Hub, account: UUID) -> AccountOut:
     """Let an account sign in again; again: no change."""
     with _doing(hub) as conn:
@@ -368,7 +350,7 @@ def enable_account(caller: Granting, hub: Hub, account: UUID) -> AccountOut:
 # --- Sessions -------------------------------------------------------------------------------
 
 
-@router.get("/sessions", responses=_ASKED)
+@router.get("/sessions", responses=OF_ONE)
 def list_sessions(
     caller: Granting, hub: Hub, query: Annotated[SessionsAsked, Query()]
 ) -> SessionList:
@@ -399,7 +381,7 @@ def list_sessions(
     )
 
 
-@router.post("/sessions/{session}/end", responses=_DONE, status_code=204)
+@router.post("/sessions/{session}/end", responses=DONE, status_code=204)
 def end_session(caller: Granting, hub: Hub, session: UUID) -> None:
     """Sign it out."""
     with _doing(hub) as conn:
@@ -409,7 +391,7 @@ def end_session(caller: Granting, hub: Hub, session: UUID) -> None:
 # --- Tokens ---------------------------------------------------------------------------------
 
 
-@router.get("/tokens", responses=_ASKED)
+@router.get("/tokens", responses=OF_ONE)
 def list_tokens(caller: Granting, hub: Hub, query: Annotated[_Slice, Query()]) -> TokenList:
     """The tokens of the sub-tree."""
     with reading(hub.engine) as conn:
@@ -423,7 +405,7 @@ def list_tokens(caller: Granting, hub: Hub, query: Annotated[_Slice, Query()]) -
     )
 
 
-@router.post("/tokens", responses=_DONE, status_code=201)
+@router.post("/tokens", responses=DONE, status_code=201)
 def create_token(caller: Granting, hub: Hub, wanted: NewToken) -> NewTokenOut:
     """Make a token."""
     at = wanted.expires_at
@@ -442,14 +424,14 @@ def create_token(caller: Granting, hub: Hub, wanted: NewToken) -> NewTokenOut:
     return NewTokenOut(token=_token(hub, row), secret=secret)
 
 
-@router.get("/tokens/{token}", responses=_ASKED)
+@router.get("/tokens/{token}", responses=OF_ONE)
 def one_token(caller: Granting, hub: Hub, token: UUID) -> TokenOut:
     """One token."""
     with reading(hub.engine) as conn:
         return _token(hub, grants.find_token(conn, caller.organisation_id, token))
 
 
-@router.post("/tokens/{token}/revoke", responses=_DONE)
+@router.post("/tokens/{token}/revoke", responses=DONE)
 def revoke_token(caller: Granting, hub: Hub, token: UUID) -> TokenOut:
     """Make a token worthless at once; again: no change."""
     with _doing(hub) as conn:
@@ -460,7 +442,7 @@ def revoke_token(caller: Granting, hub: Hub, token: UUID) -> TokenOut:
 # --- The logs -------------------------------------------------------------------------------
 
 
-@router.get("/audit", responses=_ASKED)
+@router.get("/audit", responses=OF_ONE)
 def list_audit(caller: Reading, hub: Hub, query: Annotated[LogAsked, Query()]) -> ActList:
     """What was done in the sub-tree; for the whole district also to the hub as a whole."""
     scope = caller.organisation_id
@@ -485,7 +467,7 @@ def list_audit(caller: Reading, hub: Hub, query: Annotated[LogAsked, Query()]) -
     )
 
 
-@router.get("/accesses", responses=_ASKED)
+@router.get("/accesses", responses=OF_ONE)
 def list_accesses(caller: Reading, hub: Hub, query: Annotated[LogAsked, Query()]) -> LookList:
     """Who was shown personal data of the sub-tree."""
     scope, now_ms, told = caller.organisation_id, hub.clock(), Told(hub.zone)

@@ -13,8 +13,9 @@ from sqlalchemy import Connection
 from hub import devices as service
 from hub import fleet
 from hub import venues as venue_service
+from hub.api.answers import DONE, LISTED, OF_ONE
 from hub.api.models import MAX_LIMIT, MAX_OFFSET, Ref, Time, Told, named
-from hub.api.taps import DONE, LISTED, OF_ONE, In, Moment, doing, ms
+from hub.api.taps import In, Moment, doing, ms
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.context import Context, Joining, api_right, context

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 from sqlalchemy import Connection, Row, select
 
 from hub import meetings, statements
-from hub.api.models import MAX_LIMIT, MAX_OFFSET, MeetingOut, Problem, Time, Told
+from hub.api.answers import DONE, LISTED, OF_ONE
+from hub.api.models import MAX_LIMIT, MAX_OFFSET, MeetingOut, Time, Told
 from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
@@ -45,28 +46,6 @@ Keeping = Annotated[Caller, Depends(api_right(Right.MEETINGS))]
 Asking = Annotated[Caller, Depends(api_right(Right.VIEW))]
 
 router = APIRouter(prefix="/api/v1", tags=["meetings"])
-
-
-def _problem(words: str) -> dict[str, Any]:
-    return {"model": Problem, "description": words}
-
-
-_ASKED: Final[dict[int | str, dict[str, Any]]] = {
-    401: _problem("No token, or one that is unknown, expired or revoked."),
-    403: _problem("The token's role may not do this."),
-    422: _problem("A parameter or field is wrong; it is named."),
-    503: _problem("The database cannot be used now."),
-}
-_OF_ONE: Final[dict[int | str, dict[str, Any]]] = {
-    **_ASKED,
-    404: _problem("Does not exist, or not in the token's sub-tree."),
-}
-_DONE: Final[dict[int | str, dict[str, Any]]] = {
-    **_OF_ONE,
-    400: _problem("The body is no text."),
-    409: _problem("It cannot be done as things stand; the field and why are said."),
-    413: _problem("The request is too large."),
-}
 
 
 # --- In -------------------------------------------------------------------------------------
@@ -306,7 +285,7 @@ class AskList(_Out):
 # --- Meetings -------------------------------------------------------------------------------
 
 
-@router.post("/meetings", status_code=201, responses=_DONE)
+@router.post("/meetings", status_code=201, responses=DONE)
 def create_meeting(caller: Keeping, hub: Hub, wanted: NewMeeting) -> MeetingOut:
     """Make a meeting of an organisation in the sub-tree."""
     plan = Plan(
@@ -323,7 +302,7 @@ def create_meeting(caller: Keeping, hub: Hub, wanted: NewMeeting) -> MeetingOut:
         return _meeting(conn, caller, hub, made)
 
 
-@router.patch("/meetings/{meeting}", responses=_DONE)
+@router.patch("/meetings/{meeting}", responses=DONE)
 def change_meeting(caller: Keeping, hub: Hub, meeting: UUID, change: MeetingChange) -> MeetingOut:
     """Change a meeting: its time and venue included. Attendance follows."""
     with _doing(hub) as conn:
@@ -342,7 +321,7 @@ def change_meeting(caller: Keeping, hub: Hub, meeting: UUID, change: MeetingChan
         return _meeting(conn, caller, hub, meeting)
 
 
-@router.post("/meetings/{meeting}/cancel", responses=_DONE)
+@router.post("/meetings/{meeting}/cancel", responses=DONE)
 def cancel_meeting(caller: Keeping, hub: Hub, meeting: UUID, why: Why) -> MeetingOut:
     """Call it off: it counts nothing; what is known of it is kept."""
     with _doing(hub) as conn:
@@ -350,7 +329,7 @@ def cancel_meeting(caller: Keeping, hub: Hub, meeting: UUID, why: Why) -> Meetin
         return _meeting(conn, caller, hub, meeting)
 
 
-@router.post("/meetings/{meeting}/restore", responses=_DONE)
+@router.post("/meetings/{meeting}/restore", responses=DONE)
 def restore_meeting(caller: Keeping, hub: Hub, meeting: UUID, why: Why) -> MeetingOut:
     """Take a cancelled meeting up again."""
     with _doing(hub) as conn:
@@ -358,7 +337,7 @@ def restore_meeting(caller: Keeping, hub: Hub, meeting: UUID, why: Why) -> Meeti
         return _meeting(conn, caller, hub, meeting)
 
 
-@router.put("/meetings/{meeting}/partners", responses=_DONE)
+@router.put("/meetings/{meeting}/partners", responses=DONE)
 def set_partners(caller: Keeping, hub: Hub, meeting: UUID, wanted: Partners) -> MeetingOut:
     """Let exactly these organisations take part in a joint meeting."""
     with _doing(hub) as conn:
@@ -369,7 +348,7 @@ def set_partners(caller: Keeping, hub: Hub, meeting: UUID, wanted: Partners) -> 
 # --- Statements -----------------------------------------------------------------------------
 
 
-@router.get("/meetings/{meeting}/declarations", responses=_OF_ONE)
+@router.get("/meetings/{meeting}/declarations", responses=OF_ONE)
 def list_declarations(caller: Asking, hub: Hub, meeting: UUID) -> Declarations:
     """All that was stated of a meeting, the newest first."""
     with reading(hub.engine) as conn:
@@ -379,7 +358,7 @@ def list_declarations(caller: Asking, hub: Hub, meeting: UUID) -> Declarations:
     return Declarations(items=[_out(hub, each) for each in found])
 
 
-@router.post("/meetings/{meeting}/declarations", responses=_DONE)
+@router.post("/meetings/{meeting}/declarations", responses=DONE)
 def declare(caller: Keeping, hub: Hub, meeting: UUID, said: Stating) -> Declarations:
     """State something of a meeting. What stands already is not stated again."""
     with _doing(hub) as conn:
@@ -390,7 +369,7 @@ def declare(caller: Keeping, hub: Hub, meeting: UUID, said: Stating) -> Declarat
     return Declarations(items=[_out(hub, each) for each in found])
 
 
-@router.post("/declarations/{declaration}/decision", responses=_DONE)
+@router.post("/declarations/{declaration}/decision", responses=DONE)
 def decide(caller: Keeping, hub: Hub, declaration: UUID, answer: Decision) -> DeclarationOut:
     """Grant or refuse leave or 补签; gives the answer."""
     return _about(
@@ -402,7 +381,7 @@ def decide(caller: Keeping, hub: Hub, declaration: UUID, answer: Decision) -> De
     )
 
 
-@router.post("/declarations/{declaration}/withdrawal", responses=_DONE)
+@router.post("/declarations/{declaration}/withdrawal", responses=DONE)
 def withdraw(caller: Keeping, hub: Hub, declaration: UUID) -> DeclarationOut:
     """Take a statement back; gives the withdrawal. Nothing stated is ever deleted."""
     return _about(
@@ -412,7 +391,7 @@ def withdraw(caller: Keeping, hub: Hub, declaration: UUID) -> DeclarationOut:
     )
 
 
-@router.get("/asks", responses=_ASKED)
+@router.get("/asks", responses=LISTED)
 def list_asks(caller: Keeping, hub: Hub, query: Annotated[Paged, Query()]) -> AskList:
     """Leave and 补签 that wait to be decided in the sub-tree."""
     with reading(hub.engine) as conn:

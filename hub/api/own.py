@@ -7,7 +7,7 @@ written down nowhere.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Query
@@ -16,7 +16,8 @@ from sqlalchemy import Connection, select
 
 from hub import objections as service
 from hub import own, statements
-from hub.api.models import MeetingOut, Period, Problem, Ref, Time, Told, named
+from hub.api.answers import DONE, LISTED, OF_ONE
+from hub.api.models import MeetingOut, Period, Ref, Time, Told, named
 from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
@@ -50,27 +51,6 @@ Own = Annotated[Caller, Depends(api_right(Right.OWN))]
 Deciding = Annotated[Caller, Depends(api_right(Right.MEETINGS))]
 
 router = APIRouter(prefix="/api/v1")
-
-
-def _problem(words: str) -> dict[str, Any]:
-    return {"model": Problem, "description": words}
-
-
-_ASKED: Final[dict[int | str, dict[str, Any]]] = {
-    401: _problem("No token, or one that is unknown, expired or revoked."),
-    403: _problem("The token's role may not do this."),
-    422: _problem("A parameter or field is wrong; it is named."),
-    503: _problem("The database cannot be used now."),
-}
-_OF_ONE: Final[dict[int | str, dict[str, Any]]] = {
-    **_ASKED,
-    404: _problem("Does not exist, or has nothing to do with whoever asks."),
-}
-_DONE: Final[dict[int | str, dict[str, Any]]] = {
-    **_OF_ONE,
-    409: _problem("It cannot be done as things stand; why is said."),
-    413: _problem("The request is too large."),
-}
 
 
 # --- In and out -----------------------------------------------------------------------------
@@ -348,14 +328,14 @@ class ObjectionFile(_Out):
 # --- The member's own -----------------------------------------------------------------------
 
 
-@router.get("/me", tags=["own"], responses=_ASKED)
+@router.get("/me", tags=["own"], responses=LISTED)
 def me(caller: Own, hub: Hub) -> MeOut:
     """Who the token's member is, with places, offices and cards, the latest first."""
     with reading(hub.engine) as conn:
         return _Own(hub, conn).me(_member(caller))
 
 
-@router.get("/me/meetings", tags=["own"], responses=_ASKED)
+@router.get("/me/meetings", tags=["own"], responses=LISTED)
 def my_meetings(caller: Own, hub: Hub, query: Annotated[Period, Query()]) -> MyMeetings:
     """Where the member was expected or came, everywhere, with how it was recorded."""
     now_ms = hub.clock()
@@ -371,7 +351,7 @@ def my_meetings(caller: Own, hub: Hub, query: Annotated[Period, Query()]) -> MyM
         )
 
 
-@router.get("/me/meetings/{meeting}", tags=["own"], responses=_OF_ONE)
+@router.get("/me/meetings/{meeting}", tags=["own"], responses=OF_ONE)
 def my_entry(caller: Own, hub: Hub, meeting: UUID) -> EntryOut:
     """All taps and statements of the member at one meeting."""
     with reading(hub.engine) as conn:
@@ -379,7 +359,7 @@ def my_entry(caller: Own, hub: Hub, meeting: UUID) -> EntryOut:
         return _Own(hub, conn).entry(found, objected)
 
 
-@router.post("/me/meetings/{meeting}/objection", status_code=201, tags=["own"], responses=_DONE)
+@router.post("/me/meetings/{meeting}/objection", status_code=201, tags=["own"], responses=DONE)
 def object_to(caller: Own, hub: Hub, meeting: UUID, wanted: ObjectionRequest) -> CreatedOut:
     """Say that one's own entry, or that there is none, is wrong."""
     with _doing(hub) as conn:
@@ -388,7 +368,7 @@ def object_to(caller: Own, hub: Hub, meeting: UUID, wanted: ObjectionRequest) ->
         )
 
 
-@router.post("/me/objections/{objection}/withdraw", tags=["own"], responses=_DONE)
+@router.post("/me/objections/{objection}/withdraw", tags=["own"], responses=DONE)
 def withdraw_objection(caller: Own, hub: Hub, objection: UUID) -> CreatedOut:
     """Take back an open objection of one's own."""
     with _doing(hub) as conn:
@@ -397,7 +377,7 @@ def withdraw_objection(caller: Own, hub: Hub, objection: UUID) -> CreatedOut:
         )
 
 
-@router.post("/me/meetings/{meeting}/leave", status_code=201, tags=["own"], responses=_DONE)
+@router.post("/me/meetings/{meeting}/leave", status_code=201, tags=["own"], responses=DONE)
 def ask_leave(caller: Own, hub: Hub, meeting: UUID, wanted: LeaveRequest) -> CreatedOut:
     """Ask for leave; of the reason only its class is kept."""
     with _doing(hub) as conn:
@@ -407,7 +387,7 @@ def ask_leave(caller: Own, hub: Hub, meeting: UUID, wanted: LeaveRequest) -> Cre
         return CreatedOut(public_id=str(said))
 
 
-@router.post("/me/meetings/{meeting}/back-fill", status_code=201, tags=["own"], responses=_DONE)
+@router.post("/me/meetings/{meeting}/back-fill", status_code=201, tags=["own"], responses=DONE)
 def ask_back_fill(caller: Own, hub: Hub, meeting: UUID, wanted: BackFillRequest) -> CreatedOut:
     """Ask for 补签."""
     with _doing(hub) as conn:
@@ -417,7 +397,7 @@ def ask_back_fill(caller: Own, hub: Hub, meeting: UUID, wanted: BackFillRequest)
         return CreatedOut(public_id=str(said))
 
 
-@router.get("/me/asks", tags=["own"], responses=_ASKED)
+@router.get("/me/asks", tags=["own"], responses=LISTED)
 def my_asks(caller: Own, hub: Hub) -> Asks:
     """Leave and 补签 that were asked for the member, by whomever."""
     with reading(hub.engine) as conn:
@@ -425,21 +405,21 @@ def my_asks(caller: Own, hub: Hub) -> Asks:
         return Asks(items=[told.ask(each) for each in own.my_asks(conn, _member(caller))])
 
 
-@router.post("/me/asks/{ask}/withdraw", tags=["own"], responses=_DONE)
+@router.post("/me/asks/{ask}/withdraw", tags=["own"], responses=DONE)
 def withdraw_ask(caller: Own, hub: Hub, ask: UUID) -> CreatedOut:
     """Take back what was asked for, while nobody has answered."""
     with _doing(hub) as conn:
         return CreatedOut(public_id=str(take_back(conn, caller, ask, hub.clock())))
 
 
-@router.get("/me/cards", tags=["own"], responses=_ASKED)
+@router.get("/me/cards", tags=["own"], responses=LISTED)
 def my_cards(caller: Own, hub: Hub) -> list[CardOut]:
     """The member's cards, the latest first."""
     with reading(hub.engine) as conn:
         return _Own(hub, conn).me(_member(caller)).cards
 
 
-@router.get("/me/accesses", tags=["own"], responses=_ASKED)
+@router.get("/me/accesses", tags=["own"], responses=LISTED)
 def who_looked(caller: Own, hub: Hub, query: Annotated[Period, Query()]) -> Accesses:
     """Who was shown data of the member in a period, by day."""
     with reading(hub.engine) as conn:
@@ -453,7 +433,7 @@ def who_looked(caller: Own, hub: Hub, query: Annotated[Period, Query()]) -> Acce
         )
 
 
-@router.get("/me/export", tags=["own"], responses=_ASKED)
+@router.get("/me/export", tags=["own"], responses=LISTED)
 def export(caller: Own, hub: Hub) -> WholeFile:
     """Everything that the hub holds of the member, of all time."""
     with reading(hub.engine) as conn:
@@ -506,7 +486,7 @@ def take_back(conn: Connection, caller: Caller, declaration: UUID, now_ms: int) 
 # --- Objections to decide -------------------------------------------------------------------
 
 
-@router.get("/objections", tags=["objections"], responses=_ASKED)
+@router.get("/objections", tags=["objections"], responses=LISTED)
 def open_objections(caller: Deciding, hub: Hub) -> OpenObjections:
     """Objections that wait, at meetings that the sub-tree hosts."""
     with reading(hub.engine) as conn:
@@ -518,7 +498,7 @@ def open_objections(caller: Deciding, hub: Hub) -> OpenObjections:
     return OpenObjections(items=items)
 
 
-@router.get("/objections/{objection}", tags=["objections"], responses=_OF_ONE)
+@router.get("/objections/{objection}", tags=["objections"], responses=OF_ONE)
 def one_objection(caller: Deciding, hub: Hub, objection: UUID) -> ObjectionFile:
     """One objection, with all taps and statements that it may be about."""
     with reading(hub.engine) as conn:
@@ -536,7 +516,7 @@ def one_objection(caller: Deciding, hub: Hub, objection: UUID) -> ObjectionFile:
     "/objections/{objection}/decision",
     status_code=201,
     tags=["objections"],
-    responses=_DONE,
+    responses=DONE,
 )
 def decide_objection(
     caller: Deciding, hub: Hub, objection: UUID, wanted: DecisionRequest

@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from hub.api.answers import OF_ONE
 from hub.api.models import (
     MAX_LIMIT,
     MAX_OFFSET,
@@ -17,7 +18,6 @@ from hub.api.models import (
     Told,
     sums,
 )
-from hub.api.routes import ASKED_FOR_ONE
 from hub.audit import Look, look_at
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
@@ -69,7 +69,7 @@ class Search(BaseModel):
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many items to leave out.")
 
 
-@router.get("/attendance", tags=["attendance"], responses=ASKED_FOR_ONE)
+@router.get("/attendance", tags=["attendance"], responses=OF_ONE)
 def list_attendance(
     caller: Asking, hub: Hub, query: Annotated[Conditions, Query()]
 ) -> AttendanceList:
@@ -109,7 +109,7 @@ def list_attendance(
     )
 
 
-@router.get("/members", tags=["members"], responses=ASKED_FOR_ONE)
+@router.get("/members", tags=["members"], responses=OF_ONE)
 def list_members(caller: Asking, hub: Hub, query: Annotated[Search, Query()]) -> MemberList:
     """Members who belong to the sub-tree now, by code."""
     now_ms = hub.clock()

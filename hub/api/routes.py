@@ -11,6 +11,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from sqlalchemy import select, text
 
+from hub.api.answers import OF_ONE, UNAVAILABLE, problem
 from hub.api.models import (
     EnrolmentAnswer,
     EnrolmentRequest,
@@ -20,7 +21,6 @@ from hub.api.models import (
     MemberAttendanceOut,
     OrganisationAttendanceOut,
     Period,
-    Problem,
     Told,
     counts,
     named,
@@ -58,32 +58,13 @@ class Meetings(Period):
     )
 
 
-def _problem(words: str) -> dict[str, Any]:
-    return {"model": Problem, "description": words}
-
-
-_UNAVAILABLE: Final[dict[int | str, dict[str, Any]]] = {
-    503: _problem("The database, or what this needs, cannot be used now.")
-}
-_ASKED: Final[dict[int | str, dict[str, Any]]] = {
-    401: _problem("No token, or one that is unknown, expired or revoked."),
-    403: _problem("The token's role may not do this."),
-    422: _problem("A parameter is wrong; it is named."),
-    **_UNAVAILABLE,
-}
-ASKED_FOR_ONE: Final[dict[int | str, dict[str, Any]]] = {
-    **_ASKED,
-    404: _problem("Does not exist, or not in the token's sub-tree."),
-}
-"""What every route that finds something of the sub-tree may answer."""
-
 router = APIRouter(prefix="/api/v1")
 
 
 @router.get(
     "/health",
     tags=["hub"],
-    responses={503: _problem("The database cannot be used, or taps are not taken in.")},
+    responses={503: problem("The database cannot be used, or taps are not taken in.")},
 )
 def health(hub: Hub) -> Healthy:
     """Whether the hub can do its work: the database answers, and taps are taken in."""
@@ -99,12 +80,12 @@ def health(hub: Hub) -> Healthy:
     "/enrol",
     tags=["devices"],
     responses={
-        400: _problem("The body is no text."),
-        403: _problem("No code that is valid now fits the proof."),
-        409: _problem("The code was used already."),
-        413: _problem("The request is too large."),
-        422: _problem("A field is missing or wrong; it is named."),
-        **_UNAVAILABLE,
+        400: problem("The body is no text."),
+        403: problem("No code that is valid now fits the proof."),
+        409: problem("The code was used already."),
+        413: problem("The request is too large."),
+        422: problem("A field is missing or wrong; it is named."),
+        **UNAVAILABLE,
     },
 )
 def enrol(hub: Hub, wanted: EnrolmentRequest) -> EnrolmentAnswer:
@@ -118,7 +99,7 @@ def enrol(hub: Hub, wanted: EnrolmentRequest) -> EnrolmentAnswer:
     return EnrolmentAnswer(answer=urlsafe_b64encode(answer).decode().rstrip("="))
 
 
-@router.get("/meetings", tags=["attendance"], responses=ASKED_FOR_ONE)
+@router.get("/meetings", tags=["attendance"], responses=OF_ONE)
 def list_meetings(caller: Asking, hub: Hub, query: Annotated[Meetings, Query()]) -> MeetingList:
     """Meetings of a sub-tree in a period, with their figures, by start."""
     asked = str(query.organisation or caller.organisation_public_id)
@@ -133,7 +114,7 @@ def list_meetings(caller: Asking, hub: Hub, query: Annotated[Meetings, Query()])
     )
 
 
-@router.get("/meetings/{meeting}/attendance", tags=["attendance"], responses=ASKED_FOR_ONE)
+@router.get("/meetings/{meeting}/attendance", tags=["attendance"], responses=OF_ONE)
 def meeting_attendance(caller: Asking, hub: Hub, meeting: UUID) -> MeetingAttendanceOut:
     """Everybody a meeting concerns, and how complete the record of it is."""
     with reading(hub.engine) as conn:
@@ -147,7 +128,7 @@ def meeting_attendance(caller: Asking, hub: Hub, meeting: UUID) -> MeetingAttend
     return Told(hub.zone).attendance(found)
 
 
-@router.get("/members/{member}/attendance", tags=["attendance"], responses=ASKED_FOR_ONE)
+@router.get("/members/{member}/attendance", tags=["attendance"], responses=OF_ONE)
 def member_attendance(
     caller: Asking, hub: Hub, member: UUID, query: Annotated[Period, Query()]
 ) -> MemberAttendanceOut:
@@ -171,9 +152,7 @@ def member_attendance(
     )
 
 
-@router.get(
-    "/organisations/{organisation}/attendance", tags=["attendance"], responses=ASKED_FOR_ONE
-)
+@router.get("/organisations/{organisation}/attendance", tags=["attendance"], responses=OF_ONE)
 def organisation_attendance(
     caller: Asking, hub: Hub, organisation: UUID, query: Annotated[Period, Query()]
 ) -> OrganisationAttendanceOut:

@@ -6,7 +6,7 @@ Of a card's number nothing but the last characters leaves the hub.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Query
@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 from sqlalchemy import Connection
 
 from hub import cards, taps
-from hub.api.models import Period, PersonOut, Problem, Ref, Time, Told, named, person
+from hub.api.answers import DONE, OF_ONE
+from hub.api.models import Period, PersonOut, Ref, Time, Told, named, person
 from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
@@ -33,29 +34,6 @@ Hub = Annotated[Context, Depends(context)]
 Asking = Annotated[Caller, Depends(api_right(Right.TAPS))]
 
 router = APIRouter(prefix="/api/v1", tags=["taps"])
-
-
-def problem(words: str) -> dict[str, Any]:
-    """A documented failure."""
-    return {"model": Problem, "description": words}
-
-
-LISTED: Final[dict[int | str, dict[str, Any]]] = {
-    401: problem("No token, or one that is unknown, expired or revoked."),
-    403: problem("The token's role may not do this."),
-    422: problem("A parameter or field is wrong; it is named."),
-    503: problem("The database, or what this needs, cannot be used now."),
-}
-OF_ONE: Final[dict[int | str, dict[str, Any]]] = {
-    **LISTED,
-    404: problem("Does not exist, or not in the token's sub-tree."),
-}
-DONE: Final[dict[int | str, dict[str, Any]]] = {
-    **OF_ONE,
-    400: problem("The body is no text."),
-    409: problem("It cannot be done as things stand; the field and why are said."),
-    413: problem("The request is too large."),
-}
 
 
 # --- In -----------------------------------------------------------------------------------------
