@@ -108,7 +108,7 @@ class NewAccount(_In):
     """An account to be made."""
 
     login: str = Field(min_length=1, max_length=64, examples=["wang"])
-    name: str = Field(min_length=1, max_length=64, examples=["王书记"])
+    name: str = Field(min_length=1, max_length=64, examples=["Wang"])
     role: Role
     organisation: UUID = Field(description="It sees this one and all below it.")
     member: UUID | None = Field(None, description="Whose own it is; MEMBER needs one.")
@@ -117,7 +117,7 @@ class NewAccount(_In):
 class NewToken(_In):
     """A token to be made."""
 
-    name: str = Field(min_length=1, max_length=64, examples=["统计程序"])
+    name: str = Field(min_length=1, max_length=64, examples=["statistics"])
     role: Role
     organisation: UUID = Field(description="It sees this one and all below it.")
     member: UUID | None = Field(None, description="For role MEMBER, and no other.")
