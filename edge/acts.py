@@ -119,8 +119,24 @@ class Refused(_Answer, frozen=True, tag="refused"):
                 assert_never(self.why)
 
 
-Answer = Waiting | Again | Done | Refused
-"""Any number of the first two, then one of the last two."""
+class Unknown(_Answer, frozen=True, tag="unknown"):
+    """The journal failed while it was recorded: it may be durable, or not."""
+
+    detail: str = ""
+
+    @property
+    def words(self) -> str:
+        """What to tell whoever asked, in plain English."""
+        why = f" ({self.detail})" if self.detail else ""
+        return (
+            f"it is not known whether it was recorded: the journal failed just then{why}; see"
+            " `shuaka-edge doctor`, and then whether `shuaka-edge journal list --last 5` shows it"
+        )
+
+
+Last = Done | Refused | Unknown
+Answer = Waiting | Again | Last
+"""Any number of the first two, then one of the last three."""
 
 Tell = Callable[[Answer], None]
 """Takes an answer and returns at once: whoever tells has cards to record."""

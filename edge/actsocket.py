@@ -1,8 +1,9 @@
 """The way from a command on the device to the running daemon: a Unix socket beside the journal.
 
 One JSON line asks (`{"act": "witness", "member": "M-1"}`), lines answer (`edge.acts.Answer`), the
-last of which says `recorded` or `refused`. Whoever hangs up, or ends its side, has cancelled. The
-socket's folder and its mode (0600) let in nobody but the daemon's own user and root.
+last of which says `recorded`, `refused` or `unknown`. Whoever hangs up, or ends its side, has
+cancelled. The socket's folder and its mode (0600) let in nobody but the daemon's own user and
+root.
 """
 
 import logging
@@ -19,8 +20,8 @@ import msgspec
 from edge.acts import (
     WAIT_MS,
     Answer,
-    Done,
     InvalidWishError,
+    Last,
     Refused,
     Tell,
     Why,
@@ -142,7 +143,7 @@ class ActServer:
         def tell(answer: Answer) -> None:
             with suppress(OSError):  # nobody listens any more, or reads
                 out.send(msgspec.json.encode(answer) + b"\n")
-            if isinstance(answer, Done | Refused):
+            if isinstance(answer, Last):
                 ended.set()
 
         conn.settimeout(REQUEST_S)
@@ -215,7 +216,7 @@ class ActLine:
             except (OSError, msgspec.MsgspecError) as error:
                 raise ActError(_LOST) from error
             yield answer
-            if isinstance(answer, Done | Refused):
+            if isinstance(answer, Last):
                 return
 
     def __enter__(self) -> Self:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, assert_never
 
-from edge.acts import Again, Done, Refused, Waiting, Why, Wish, named
+from edge.acts import Again, Done, Refused, Unknown, Waiting, Why, Wish, named
 from edge.actsocket import ActError, ActLine
 from edge.config import Config, ConfigError, load
 from edge.daemon import Daemon
@@ -193,7 +193,7 @@ def _act(options: argparse.Namespace) -> int:
 
 
 def _follow(line: ActLine, asked: str) -> int:
-    """Says what becomes of it. Raises ActError where it is not recorded."""
+    """Says what becomes of it. Raises ActError where it is not recorded, or nobody knows."""
     for answer in line.answers():
         match answer:
             case Waiting(seconds):
@@ -210,7 +210,7 @@ def _follow(line: ActLine, asked: str) -> int:
                 )
             case Refused(Why.CANCELLED):
                 print("Cancelled: nothing was recorded.")
-            case Refused():
+            case Refused() | Unknown():
                 raise ActError(answer.words)
             case _:
                 assert_never(answer)

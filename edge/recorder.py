@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, assert_never
 
-from edge.acts import WAIT_MS, Again, Answer, Done, Refused, Tell, Waiting, Why, Wish
+from edge.acts import WAIT_MS, Again, Answer, Done, Refused, Tell, Unknown, Waiting, Why, Wish
 from edge.clock import Clock
 from edge.couriers import Appended, JournalEvent, JournalState, Opened, Pruned
 from edge.feedback import ALREADY_ACTED, ALREADY_RECOGNISED, Feedback, Notice, Outcome, Standing
@@ -366,13 +366,16 @@ class Recorder:
                 card.credential,
                 asked.wish.about,
             )
+            answer = Unknown()
+            unsure = f"不能确定是否已记录：{asked.wish.words}，请联系工作人员"
+            notice = Notice(Outcome.FAILED, card.reader, unsure)
             head = self._journal.append([action])
             answer = Done(self._journal.epoch.hex(), head)
             notice = Notice(Outcome.ACTED, card.reader, f"已记录：{asked.wish.words}")
             self._acted.recorded(card.credential, card.boottime_ms)
             self._notify(Appended(self._journal.epoch, head))
         except JournalError as error:
-            answer = Refused(Why.CANNOT_RECORD, str(error))
+            answer = Unknown(str(error))
             self._lose_journal(error)
         finally:
             self._feedback.show(notice)

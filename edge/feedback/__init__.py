@@ -39,7 +39,7 @@ class Outcome(Enum):
     UNREADABLE = ("↻", Light.RED_BLINKING, "请再刷一次")
     """Nothing was recorded; another try may help."""
     FAILED = ("✘", Light.RED, "无法记录，请联系工作人员")
-    """Nothing was recorded: the journal cannot."""
+    """Nothing was recorded: the journal cannot. Or nobody knows, and the notice says so."""
     NOT_ENROLLED = ("✘", Light.RED, "设备未登记，无法记录，请联系工作人员")
     """Nothing was recorded: the device belongs to no hub yet."""
 

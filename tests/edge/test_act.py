@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from edge import actsocket, enrol
-from edge.acts import WAIT_MS, Done, Refused, Tell, Waiting, Why, Wish, named
+from edge.acts import WAIT_MS, Done, Refused, Tell, Unknown, Waiting, Why, Wish, named
 from edge.actsocket import (
     MAX_CONNECTIONS,
     MAX_LINE_BYTES,
@@ -211,6 +211,16 @@ def test_who_cancels_hears_what_became_of_it(desk: tuple[Desk, Path]) -> None:
         taker.tells[-1](Done("ab", 7))
         line.cancel()
         assert list(answers) == [Done("ab", 7)]
+
+
+def test_that_nobody_knows_whether_it_was_recorded_ends_it_too(desk: tuple[Desk, Path]) -> None:
+    taker, data = desk
+    with ActLine(data) as line:
+        line.ask(WITNESS)
+        answers = line.answers()
+        next(answers)
+        taker.tells[-1](Unknown("bad sector"))
+        assert list(answers) == [Unknown("bad sector")]
 
 
 def test_who_does_not_listen_holds_nobody_up(desk: tuple[Desk, Path]) -> None:

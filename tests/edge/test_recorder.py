@@ -24,6 +24,7 @@ from edge.acts import (
     Done,
     InvalidWishError,
     Refused,
+    Unknown,
     Waiting,
     Why,
     Wish,
@@ -751,7 +752,7 @@ def test_without_a_reader_or_a_journal_nobody_waits(place: Place) -> None:
     assert terminal.answers[1] == Refused(Why.NO_READER)
 
 
-def test_an_action_on_a_full_disk_is_refused_in_red_and_not_half_done(
+def test_an_action_on_a_full_disk_shows_red_and_is_not_half_done(
     place: Place, disk: Callable[[bool], None]
 ) -> None:
     place.start()
@@ -764,11 +765,11 @@ def test_an_action_on_a_full_disk_is_refused_in_red_and_not_half_done(
         place.tap(number)
         place.wait(number)
     terminal.wait(1)
-    wait_for(lambda: isinstance(terminal.answers[-1], Refused), "a refusal")
-    refused = terminal.answers[-1]
-    assert isinstance(refused, Refused)
-    assert refused.why is Why.CANNOT_RECORD
-    assert "full" in refused.words
+    wait_for(lambda: isinstance(terminal.answers[-1], Unknown), "an answer")
+    unknown = terminal.answers[-1]
+    assert isinstance(unknown, Unknown)
+    assert "not known whether it was recorded" in unknown.words
+    assert "full" in unknown.words
     wait_for(lambda: place.door.standings[-1] is Standing.CANNOT_RECORD, "a red door")
     written = len(actions_on_disk(place.data))
     disk(False)
@@ -794,13 +795,34 @@ def test_a_bug_while_it_is_recorded_leaves_nobody_waiting(
         patch.setattr(Journal, "append", fail)
         place.tap(1)
         terminal.wait(2)
-    assert terminal.answers[1] == Refused(Why.CANNOT_RECORD)
+    assert terminal.answers[1] == Unknown()
     assert place.door.outcomes == [Outcome.FAILED]
     assert place.door.standings[-1] is Standing.READY
     terminal = asked(place, WITNESS)
     place.tap(1)
     terminal.wait(2)
     assert isinstance(terminal.answers[1], Done)
+
+
+def test_an_action_that_was_written_before_the_journal_failed_is_not_said_to_be_lost(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.start()
+    terminal = asked(place, Wish(Act.HEAD_COUNT, 23))
+    append = Journal.append
+
+    def fail(journal: Journal, items: Any) -> int:
+        append(journal, items)
+        raise store.JournalError("bad sector")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", fail)
+        place.tap(1)
+        terminal.wait(2)
+    assert terminal.answers[1] == Unknown("bad sector")
+    assert [action.number for action in actions_on_disk(place.data)] == [23]
+    [notice] = place.door.notices
+    assert notice == Notice(Outcome.FAILED, "r", "不能确定是否已记录：清点人数 23，请联系工作人员")
 
 
 def test_a_stop_tells_who_waits(place: Place) -> None:
