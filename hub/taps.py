@@ -6,6 +6,9 @@ card only the last four characters are told, and taps of one card at two venues 
 nothing links. Who is not of the sub-tree is not named. Whatever is said here is written with its
 author and its effects, in the transaction of the caller.
 
+The card of an act at a reader waits like that of a tap, until it is known whose it is; an act is
+no check-in, and belongs to no meeting by assignment.
+
 A tap is named by device, epoch and number, none of which is a key of this database. Whose card an
 unknown one is, is said in `hub.cards`.
 """
@@ -52,7 +55,7 @@ from hub.store.scope import (
     is_within,
     within,
 )
-from protocol.journal import KIND_TAP
+from protocol.journal import KIND_ACTION, KIND_TAP
 
 WAITING: Final = (Outcome.UNMATCHED, Outcome.UNPLACED, Outcome.UNDATED)
 """What waits for a person."""
@@ -137,6 +140,8 @@ class FoundTap:
     venue_id: int | None
     venue: Named | None
     member_id: int | None
+    is_act: bool = False
+    """Whether it is the card of an act at the reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,7 +420,7 @@ def _one(conn: Connection, *conditions: ColumnElement[bool]) -> FoundTap:
         .join(s.devices, d.id == p.device_id)
         .outerjoin(s.credentials, c.id == e.credential_id)
         .outerjoin(s.venues, v.id == r.venue_id)
-        .where(e.kind == KIND_TAP, *conditions)
+        .where(e.kind.in_([KIND_TAP, KIND_ACTION]), *conditions)
     ).one_or_none()
     if row is None:
         raise NotFoundError
@@ -438,6 +443,7 @@ def _one(conn: Connection, *conditions: ColumnElement[bool]) -> FoundTap:
         if row.venue_id is None
         else Named(str(row.venue_public_id), row.venue_code, row.venue_name),
         member_id=row.member_id,
+        is_act=row.kind == KIND_ACTION,
     )
 
 
@@ -541,6 +547,8 @@ def last_holder(conn: Connection, card_id: int) -> int | None:
 
 def choices(conn: Connection, scope: int, tap: FoundTap, zone: ZoneInfo) -> list[Choice]:
     """The meetings of the scope that a tap may be assigned to, by start."""
+    if tap.is_act:
+        return []
     m, d = s.meetings.c, s.declarations.c
     assigned = (
         _assignments()
@@ -585,6 +593,10 @@ def assign(
     lock(conn)
     tap = find_tap(conn, caller.organisation_id, name)
     found = find_meeting(conn, caller.organisation_id, meeting, to_change=True)
+    if tap.is_act:
+        raise TapError(
+            "tap", Words("这次刷卡是在设备上办事（如会议开始、现场证明），不是签到，不能归入会议。")
+        )
     if tap.outcome not in {Outcome.UNPLACED, Outcome.UNDATED}:
         raise TapError(
             "tap",

@@ -354,6 +354,7 @@ def _tap(
         is_unknown=is_unknown,
         has_number=tap.credential_id is not None,
         has_card=tap.card_id is not None,
+        is_act=tap.is_act,
         member=None if member is None else (str(member.public_id), member.name, member.code),
         people=people,
         more=max(0, more - len(people)),

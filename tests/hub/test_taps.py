@@ -18,7 +18,19 @@ from hub.devices import DeviceError, place
 from hub.domain.terms import Outcome, Role, Verdict
 from hub.store import schema as s
 from hub.store.scope import NotFoundError
-from hub.taps import Asked, FoundTap, Line, TapError, assign, choices, find_tap, waiting, withdraw
+from hub.taps import (
+    WAITING,
+    Asked,
+    FoundTap,
+    Line,
+    TapError,
+    assign,
+    choices,
+    find_tap,
+    waiting,
+    withdraw,
+)
+from protocol.journal import Act
 from tests.hub.site import ZONE
 from tests.hub.world import LONG_AGO, Entry, World, district, minutes, public_id
 
@@ -47,13 +59,31 @@ class Hall:
     def scope(self, organisation: str) -> int:
         return self.world.ids[organisation]
 
-    def tap(self, epoch: str, credential: int | None, at: float, *, trusted: bool = True) -> None:
+    def tap(
+        self,
+        epoch: str,
+        credential: int | None,
+        at: float,
+        *,
+        trusted: bool = True,
+        act: Act | None = None,
+        about: int | None = None,
+    ) -> None:
         self.seq[epoch] = self.seq.get(epoch, 0) + 1
         at_ms = minutes(at)
         self.world.batch(
             epoch,
             self.seq[epoch],
-            [Entry(at_ms - LONG_AGO, at_ms if trusted else 0, trusted, credential)],
+            [
+                Entry(
+                    at_ms - LONG_AGO,
+                    at_ms if trusted else 0,
+                    trusted,
+                    credential,
+                    act,
+                    about=about,
+                )
+            ],
             received_ms=NOW,
         )
         while derive_batch(self.conn).batches:
@@ -403,6 +433,34 @@ def test_a_tap_without_a_time_follows_its_card_to_whoever_holds_it(hall: Hall) -
     assert rebuild_check(hall.conn) == []
 
 
+def test_the_unknown_card_of_an_act_waits_and_then_speaks_for_its_holder(hall: Hall) -> None:
+    caller, scope = hall.caller("甲"), hall.scope("甲")
+    hall.world.office("李", "甲")
+    card = hall.world.card(None, STRANGER)
+    hall.tap("e", card, 1, act=Act.WITNESSED, about=hall.world.names("王"))
+    hall.tap("e", card, 3)
+    [line] = hall.lines("甲")
+    assert (line.taps, line.first_ms, line.card) == (2, minutes(1), "1234")
+    assert hall.lines("甲", meeting_id=hall.world.ids["会"]) == (line,)
+    found = find_tap(hall.conn, scope, line.tap)
+    assert found.is_act
+    assert choices(hall.conn, scope, found, ZONE) == []
+    bind(hall.conn, caller, line.tap, public_id("李"), minutes(1), NOW)
+    assert hall.came() == {"李": Verdict.LATE, "王": Verdict.WITNESSED}
+    assert hall.lines("甲") == ()
+    assert rebuild_check(hall.conn) == []
+
+
+@pytest.mark.parametrize(("at", "trusted"), [(-45, True), (1, False)])
+def test_an_act_is_assigned_to_no_meeting(hall: Hall, at: float, trusted: bool) -> None:
+    hall.tap("e", hall.world.card("李", "04AA0000000001"), at, trusted=trusted, act=Act.OPENED)
+    for outcome in WAITING:
+        assert hall.lines("甲", outcome) == ()
+    name = f"{public_id('一号')}-{public_id('e').hex}-1"
+    with pytest.raises(TapError, match="不是签到"):
+        assign(hall.conn, hall.caller("甲"), name, public_id("会"), NOW, ZONE)
+
+
 def test_whoever_is_of_another_branch_is_told_as_a_branch(hall: Hall) -> None:
     hall.world.meeting("又一会", "甲", "礼堂", 10)
     hall.tap("e", hall.world.card("钱", "04AA0000000002"), 15)
@@ -417,7 +475,18 @@ def test_whoever_is_of_another_branch_is_told_as_a_branch(hall: Hall) -> None:
 DEEDS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["bind", "end", "lost", "found", "tap", "undated", "assign", "withdraw", "move"]
+            [
+                "bind",
+                "end",
+                "lost",
+                "found",
+                "tap",
+                "undated",
+                "act",
+                "assign",
+                "withdraw",
+                "move",
+            ]
         ),
         st.sampled_from(["李", "王", "赵"]),
         st.integers(-20, 90),
@@ -439,6 +508,9 @@ def test_whatever_is_said_of_cards_a_rebuild_changes_nothing(
     with open_hall(engine) as hall:
         caller = hall.caller("甲")
         strangers = [hall.world.card(None, f"04FEEDFACE00{number:02}") for number in range(2)]
+        hall.world.office("李", "甲")
+        for each in ("李", "王", "赵"):
+            hall.world.ids[f"names {each}"] = hall.world.names(each)
         hall.world.venue("甲厅", "甲")
         hall.world.epoch("u", "一号", boot="b3", parent=("e", 1))
         for at, stranger in enumerate(strangers * 2):
@@ -468,6 +540,14 @@ def test_whatever_is_said_of_cards_a_rebuild_changes_nothing(
                         hall.tap("e", strangers[at % 2], at)
                     case "undated":
                         hall.tap("u", strangers[at % 2], at, trusted=False)
+                    case "act":
+                        hall.tap(
+                            "e",
+                            strangers[at % 2],
+                            at,
+                            act=Act.WITNESSED,
+                            about=hall.world.ids[f"names {member}"],
+                        )
                     case "assign":
                         for outcome in Outcome.UNPLACED, Outcome.UNDATED:
                             for line in hall.lines("甲", outcome)[:1]:
@@ -487,8 +567,12 @@ def test_whatever_is_said_of_cards_a_rebuild_changes_nothing(
                             )
                         ).one()
                         place(hall.conn, caller, device, venue, minutes(at), NOW, replaces=True)
-            except (TapError, DeviceError, NotFoundError):
-                continue
+            except (TapError, DeviceError):
+                pass
+            # Whatever happened: every list can be read, and leads to what it names.
+            for outcome in WAITING:
+                for line in hall.lines("甲", outcome):
+                    find_tap(hall.conn, hall.scope("甲"), line.tap)
         assert rebuild_check(hall.conn) == []
         rows = hall.conn.execute(
             select(s.bindings).order_by(s.bindings.c.card_id, s.bindings.c.valid_from_ms)

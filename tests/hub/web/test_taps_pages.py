@@ -8,10 +8,12 @@ import pytest
 from sqlalchemy import Engine, insert, select
 
 from hub.context import Joining
+from hub.derive import derive_batch
 from hub.domain.terms import Role
 from hub.store import schema as s
 from hub.store.engine import reading
 from protocol.identity import EnrolmentCode
+from protocol.journal import Act
 from tests.hub.site import Client, Site
 from tests.hub.world import Entry, minutes, public_id
 
@@ -87,6 +89,27 @@ def test_an_unplaced_tap_is_assigned_and_taken_back(site: Site) -> None:
     assert client.post(f"{path}/withdraw", data={"back": f"/meetings/{MEETING}"}).status_code == 303
     assert len(links(client.get("/taps?kind=UNPLACED").text)) == 1
     assert client.post(f"{path}/withdraw").status_code == 422
+
+
+def test_the_unknown_card_of_an_act_is_in_the_list_and_can_be_bound(site: Site) -> None:
+    with site.engine.begin() as conn:
+        world = site.world(conn)
+        card = world.ids[f"uid {STRANGER}"]
+        act = Entry(minutes(2), minutes(2), trusted=True, credential_id=card, act=Act.OPENED)
+        world.batch("e", 4, [act], minutes(2))
+        derive_batch(conn)
+    client = site.signed_in("甲")
+    assert "2次" in client.get("/taps").text
+    [link] = links(client.get("/taps").text)
+    page = client.get(f"{link}&member={public_id('赵')}")
+    assert page.status_code == 200
+    fields = {"member": str(public_id("赵")), "day": "2026-04-24", "time": "00:00"}
+    assert client.post(f"{link.partition('?')[0]}/bind", data=fields).status_code == 303
+    assert links(client.get("/taps?kind=UNMATCHED").text) == []
+    # It is known by now, and nothing else can be said of it.
+    client.post("/language", data={"lang": "en", "next": "/"})
+    assert client.get(link).status_code == 200
+    assert "no check-in" in client.get(link).text
 
 
 def test_a_card_is_lost_and_found(site: Site) -> None:
