@@ -131,6 +131,7 @@ def rederive_meetings(conn: Connection, meeting_ids: Iterable[int]) -> None:
     """After something was stated of these meetings. `conn` is in a write transaction."""
     lock(conn)
     asked = set(meeting_ids)
+    asked |= _sharing_taps_with(conn, asked)
     _write_attendances(conn, sorted(asked), _calendar(conn, asked))
     _tell(conn, asked)
 
@@ -775,7 +776,7 @@ def _assigned_taps(
         TapKey(row.epoch_id, row.seq): row
         for part in chunks([(key.epoch_id, key.seq) for key in keys], 400)
         for row in conn.execute(
-            select(r.epoch_id, r.seq, r.at_ms, r.member_id, e.credential_id)
+            select(r.epoch_id, r.seq, r.at_ms, r.venue_id, r.member_id, e.credential_id)
             .join(s.entries, and_(e.epoch_id == r.epoch_id, e.seq == r.seq))
             .where(tuple_(r.epoch_id, r.seq).in_(part))
         )
@@ -793,7 +794,30 @@ def _assigned_taps(
             if row.at_ms is None and row.credential_id is not None:
                 member_id = holders.at(row.credential_id, starts_ms)
             if member_id is not None:
-                found[meeting_id][key] = AssignedTap(member_id, row.at_ms)
+                meeting = calendar.meeting(meeting_id)
+                is_there = row.venue_id in {None, meeting.venue_id}
+                if row.at_ms is not None and not (is_there and meeting.is_about(row.at_ms)):
+                    continue  # since it was assigned, more became known of it
+                counts = row.venue_id == meeting.venue_id and (
+                    row.at_ms is not None and meeting.is_open(row.at_ms)
+                )
+                found[meeting_id][key] = AssignedTap(member_id, row.at_ms, counts)
+    return found
+
+
+def _sharing_taps_with(conn: Connection, meeting_ids: Iterable[int]) -> set[int]:
+    """The meetings to which a tap was assigned that was assigned to one of these too."""
+    d, other = s.declarations.c, s.declarations.alias("other")
+    found: set[int] = set()
+    for part in chunks(sorted(set(meeting_ids))):
+        found |= set(
+            conn.scalars(
+                select(other.c.meeting_id)
+                .join(s.declarations, and_(d.epoch_id == other.c.epoch_id, d.seq == other.c.seq))
+                .where(d.meeting_id.in_(part), d.epoch_id.is_not(None))
+                .distinct()
+            )
+        )
     return found
 
 

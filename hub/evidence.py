@@ -149,12 +149,12 @@ def is_expected(member_id: int) -> ColumnElement[bool]:
 
 def _expecting(member_id: int) -> Select[Any]:
     # From the member's few places on: a planner begins with all meetings else.
-    m, mo, ms = s.meetings.alias("expecting"), s.meeting_organisations.c, s.memberships.c
+    m, mo, ms = s.meetings.alias("expecting"), taking_part.c, s.memberships.c
     body = case({kind.value: expected_body(kind).value for kind in MeetingKind}, value=m.c.kind)
     return (
         select(m.c.id)
         .select_from(s.memberships)
-        .join(s.meeting_organisations, mo.organisation_id == ms.organisation_id)
+        .join(taking_part, mo.organisation_id == ms.organisation_id)
         .join(m, m.c.id == mo.meeting_id)
         .where(ms.member_id == member_id, ms.body == body, holds(s.memberships, m.c.starts_ms))
     )
@@ -239,8 +239,10 @@ def sources(conn: Connection, member_id: int, meeting_ids: list[int]) -> dict[in
             .where(a.member_id == member_id, a.meeting_id.in_(part))
         ):
             # An act is made with somebody else's card.
-            is_act = row.kind is None and row.verdict == Verdict.WITNESSED.value
-            evidence = Evidence.WITNESSED if is_act else evidence_of(row.verdict, row.kind)
+            is_act = row.kind is None and not row.taps
+            evidence = (
+                Evidence.WITNESSED if is_act else evidence_of(row.verdict, row.kind, row.taps)
+            )
             assert evidence is not None  # noqa: S101
             found[row.meeting_id] = Source(
                 evidence,

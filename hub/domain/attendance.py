@@ -20,6 +20,7 @@ from hub.domain.terms import Body, MeetingKind, Outcome, Quorum, QuorumRule, Ver
 from hub.domain.words import Words
 
 MINUTE_MS: Final = 60_000
+DAY_MS: Final = 24 * 60 * MINUTE_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,10 @@ class Meeting:
     def is_open(self, at_ms: int) -> bool:
         """Whether a tap at `at_ms` falls into the check-in window, both ends included."""
         return self.opens_ms <= at_ms <= self.ends_ms
+
+    def is_about(self, at_ms: int) -> bool:
+        """Whether a tap at `at_ms` may be said to belong to it by a person: within a day of it."""
+        return self.opens_ms - DAY_MS <= at_ms <= self.ends_ms + DAY_MS
 
     def is_late(self, at_ms: int) -> bool:
         """Whether a member who came at `at_ms` came after the start and the grace."""

@@ -52,6 +52,8 @@ class AssignedTap:
 
     member_id: int
     at_ms: int | None
+    counts: bool = False
+    """Whether it counts for the meeting by itself too: it is among the member's check-in then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,8 @@ def fold(declarations: Iterable[Declaration], actions: Iterable[ActionTaken] = (
     return Stated(
         None if held is None else held[1],
         None if head_count is None else head_count[1],
-        sheet_complete,
+        # A sheet that nobody signed says nothing.
+        sheet_complete and any(each.kind is DeclarationKind.SHEET for each in kept),
         {member_id: mark for member_id, (_, mark) in marks.items()},
         assigned,
     )
@@ -213,28 +216,26 @@ def conclude(
         found[member_id] = Attendance(
             meeting.id, member_id, said, mark.at_ms, mark.key, mark.declaration_id, 0
         )
-    for key in sorted(stated.assigned, reverse=True):
+    shown: dict[int, list[tuple[int | None, TapKey, int | None, int]]] = {
+        member_id: [(each.at_ms, each.key, None, each.taps)]
+        for member_id, each in check_ins.items()
+    }
+    for key, declaration_id in stated.assigned.items():
         tap = assigned.get(key)
-        if tap is None:
-            continue
-        if tap.at_ms is None:
-            # Nobody is late by a clock that is not known.
-            is_expected = tap.member_id in meeting.expected
-            said = Verdict.PRESENT if is_expected else Verdict.GUEST
-        else:
-            said = verdict(meeting, tap.member_id, tap.at_ms)
-        found[tap.member_id] = Attendance(
-            meeting.id, tap.member_id, said, tap.at_ms, key, stated.assigned[key], 1
+        if tap is not None and not (tap.counts and tap.member_id in check_ins):
+            shown.setdefault(tap.member_id, []).append((tap.at_ms, key, declaration_id, 1))
+    for member_id, taps in shown.items():
+        # The earliest decides; one whose time is not known only where there is no other.
+        at_ms, key, decided_by, _ = min(
+            taps, key=lambda each: (each[0] is None, each[0] or 0, each[1])
         )
-    for member_id, check_in in check_ins.items():
+        if at_ms is not None:
+            said = verdict(meeting, member_id, at_ms)
+        else:
+            # Nobody is late by a clock that is not known.
+            said = Verdict.PRESENT if member_id in meeting.expected else Verdict.GUEST
         found[member_id] = Attendance(
-            meeting.id,
-            member_id,
-            check_in.verdict,
-            check_in.at_ms,
-            check_in.key,
-            None,
-            check_in.taps,
+            meeting.id, member_id, said, at_ms, key, decided_by, sum(each[3] for each in taps)
         )
     return found
 

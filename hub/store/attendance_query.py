@@ -503,5 +503,5 @@ def _line(row: Row[Any]) -> Line:
         verdict,
         row.at_ms,
         row.taps,
-        evidence_of(row.verdict, row.stated) if is_known else None,
+        evidence_of(row.verdict, row.stated, row.taps) if is_known else None,
     )

@@ -82,7 +82,8 @@ from hub.store.clocks import (
 from hub.store.expected import IS_EXPECTED, IS_EXPECTED_OF, holds
 from hub.store.policies import QUORUM_ASSEMBLY, Policies
 from hub.store.scope import EVERYTHING, Scope, is_within, takes_part, within
-from hub.store.stated import stated_of
+from hub.store.stated import is_assigned, organisations_of, stated_of
+from protocol.journal import KIND_TAP
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +260,9 @@ def meeting_attendance(
     people = {} if row.cancelled else _people(conn, scope, row, now_ms)
     rows = tuple(people.values())
     counts = _count(rows)
-    outcomes = _outcomes(conn, row)
+    waiting = _waiting(conn, row)
+    unmatched, unplaced = waiting[Outcome.UNMATCHED], waiting[Outcome.UNPLACED]
+    undated = _undated(conn, row, devices)
     complete = stated.sheet_complete or (
         all(each.completeness.covers(row.opens_ms, row.ends_ms) for _, each in devices.values())
         and not unattended_words(
@@ -274,9 +277,9 @@ def meeting_attendance(
             _state(each, public_id, row, now_ms, zone) for public_id, each in devices.values()
         ),
         complete=complete,
-        unmatched=outcomes[Outcome.UNMATCHED],
-        unplaced=outcomes[Outcome.UNPLACED],
-        undated=_undated(conn, row, devices),
+        unmatched=unmatched,
+        unplaced=unplaced,
+        undated=undated,
         reasons=pending_reasons(
             row.opens_ms,
             row.ends_ms,
@@ -291,7 +294,13 @@ def meeting_attendance(
         held=stated.held,
         head_count=stated.head_count,
         sheet_complete=stated.sheet_complete,
-        quorum=_quorum(conn, row, people, final=complete and now_ms > row.ends_ms),
+        quorum=_quorum(
+            conn,
+            row,
+            people,
+            # Nobody can be found to have come after all.
+            final=complete and now_ms > row.ends_ms and not (unmatched or unplaced or undated),
+        ),
         as_of_ms=now_ms,
     )
 
@@ -428,7 +437,7 @@ def member_attendance(
             else Verdict(row.verdict),
             row.at_ms,
             row.taps or 0,
-            evidence_of(row.verdict, row.stated),
+            evidence_of(row.verdict, row.stated, row.taps),
         )
         for row in rows
     )
@@ -486,14 +495,14 @@ def _is_named(table: Table, name: str) -> ColumnElement[bool]:
     return or_(table.c.code == name, table.c.public_id == public_id)
 
 
-def evidence_of(verdict: str | None, stated: str | None) -> Evidence | None:
+def evidence_of(verdict: str | None, stated: str | None, taps: int | None) -> Evidence | None:
     """By what an attendance is shown: its verdict, and the kind of the declaration that decides."""
     if verdict is None:
         return None
     match stated:
         case None:
-            by_action = verdict == Verdict.WITNESSED.value
-            return Evidence.WITNESSED if by_action else Evidence.TAP
+            # Nobody stated it on a page and the member did not tap: an act at a reader.
+            return Evidence.TAP if taps else Evidence.WITNESSED
         case DeclarationKind.TAP_ASSIGNED.value:
             return Evidence.ASSIGNED
         case DeclarationKind.SHEET.value:
@@ -530,17 +539,31 @@ def _quorum(
     kind = MeetingKind(meeting.kind)
     if kind is not MeetingKind.BRANCH_ASSEMBLY or meeting.cancelled:
         return Quorum.NOT_ASKED
-    voters = set(
-        conn.scalars(
-            select(s.memberships.c.member_id)
-            .select_from(s.memberships)
-            .join(s.meetings, IS_EXPECTED)
-            .where(s.meetings.c.id == meeting.id, s.memberships.c.votes)
+    voters: dict[int, set[int]] = {
+        each: set() for each in organisations_of(conn, [meeting.id])[meeting.id]
+    }
+    for row in conn.execute(
+        select(s.memberships.c.organisation_id, s.memberships.c.member_id)
+        .select_from(s.memberships)
+        .join(s.meetings, IS_EXPECTED)
+        .where(s.meetings.c.id == meeting.id, s.memberships.c.votes)
+    ):
+        voters[row.organisation_id].add(row.member_id)
+    policies = Policies.load(conn)
+    each_of = {
+        quorum(
+            kind,
+            QuorumRule(policies.at(QUORUM_ASSEMBLY, meeting.starts_ms, organisation_id).value),
+            len(members),
+            sum(1 for each in members if each in people and people[each].verdict in CAME),
+            final=final,
         )
-    )
-    came = {each for each in voters if each in people and people[each].verdict in CAME}
-    policy = Policies.load(conn).at(QUORUM_ASSEMBLY, meeting.starts_ms, meeting.organisation_id)
-    return quorum(kind, QuorumRule(policy.value), len(voters), len(came), final=final)
+        for organisation_id, members in voters.items()
+    }
+    # Each branch of a joint assembly votes for itself.
+    if Quorum.NOT_MET in each_of:
+        return Quorum.NOT_MET
+    return Quorum.UNKNOWN if Quorum.UNKNOWN in each_of else Quorum.MET
 
 
 def _head(row: Row[Any], partners: Mapping[int, Sequence[Named]]) -> MeetingHead:
@@ -607,7 +630,7 @@ def _people(
             verdict,
             None if seen is None else seen.at_ms,
             0 if seen is None else seen.taps,
-            None if seen is None else evidence_of(seen.verdict, seen.stated),
+            None if seen is None else evidence_of(seen.verdict, seen.stated, seen.taps),
         )
         is_guest = verdict is Verdict.GUEST
         order = (is_guest, row.at_ms or 0 if is_guest else 0, person.code)
@@ -697,17 +720,27 @@ def _sum(several: Iterable[Counts]) -> Counts:
     return total
 
 
-def _outcomes(conn: Connection, meeting: Row[Any]) -> Counter[Outcome]:
-    """The readings at the venue in the window."""
-    r = s.readings.c
+def _waiting(conn: Connection, meeting: Row[Any]) -> Counter[Outcome]:
+    """The readings at the venue in the window that wait for a person, as `hub.taps` lists them."""
+    r, e = s.readings.c, s.entries.c
     return Counter(
         {
             Outcome(row.outcome): row.taps
             for row in conn.execute(
                 select(r.outcome, func.count().label("taps"))
+                .select_from(s.readings)
+                .join(s.entries, and_(e.epoch_id == r.epoch_id, e.seq == r.seq))
                 .where(
                     r.venue_id == meeting.venue_id,
                     r.at_ms.between(meeting.opens_ms, meeting.ends_ms),
+                    or_(
+                        r.outcome == Outcome.UNMATCHED.value,
+                        and_(
+                            r.outcome == Outcome.UNPLACED.value,
+                            e.kind == KIND_TAP,
+                            ~is_assigned(),
+                        ),
+                    ),
                 )
                 .group_by(r.outcome)
             )
@@ -716,13 +749,16 @@ def _outcomes(conn: Connection, meeting: Row[Any]) -> Counter[Outcome]:
 
 
 def _undated(conn: Connection, meeting: Row[Any], device_ids: Iterable[int]) -> int:
-    r = s.readings.c
+    r, e = s.readings.c, s.entries.c
     count: int | None = conn.scalar(
         select(func.count())
         .select_from(s.readings)
         .join(s.epochs, s.epochs.c.id == r.epoch_id)
+        .join(s.entries, and_(e.epoch_id == r.epoch_id, e.seq == r.seq))
         .where(
             r.at_ms.is_(None),
+            e.kind == KIND_TAP,
+            ~is_assigned(),
             s.epochs.c.device_id.in_(list(device_ids)),
             or_(r.earliest_ms.is_(None), r.earliest_ms <= meeting.ends_ms),
             or_(r.latest_ms.is_(None), r.latest_ms >= meeting.opens_ms),
