@@ -9,7 +9,7 @@ always in a write transaction.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -28,6 +28,7 @@ from hub.domain.words import Words
 from hub.store import schema as s
 from hub.store.policies import GRACE_MINUTES, OPENS_BEFORE_MINUTES, Policies
 from hub.store.scope import NotFoundError, Scope, find_meeting, find_organisation, within
+from hub.store.statement_query import standing_of
 
 MAX_TITLE_CHARS: Final = 100
 MAX_CHAIR_CHARS: Final = 50
@@ -117,13 +118,17 @@ def edit(conn: Connection, caller: Caller, meeting: UUID, plan: Plan, now_ms: in
     differing = {name for name, value in values.items() if getattr(old, name) != value}
     if not differing:
         return
+    was = stating.Times(old.opens_ms, old.starts_ms, old.ends_ms, old.cancelled)
+    to = replace(was, **{name: values[name] for name in ("opens_ms", "starts_ms", "ends_ms")})
+    said = {each.kind for each in standing_of(conn, old.id)}
+    may("starts", stating.move_refused(was, to, said, now_ms, zone))
     conn.execute(
         update(s.meetings)
         .where(s.meetings.c.id == old.id)
         .values(**values, change=s.meetings.c.change + 1)
     )
-    was, now = _told(before), _told(plan)
-    changed = {name: [was[name], now[name]] for name in now if was[name] != now[name]}
+    past, now = _told(before), _told(plan)
+    changed = {name: [past[name], now[name]] for name in now if past[name] != now[name]}
     _record(conn, caller, "meeting.edit", host.id, meeting, now_ms, **changed)
     if differing - {"title", "chair"}:
         rederive_windows(

@@ -2,8 +2,8 @@
 
 Promises: every statement is by somebody who may make it, one entry of the audit log and the
 narrowest deriving, all in the caller's transaction; what is refused has changed nothing, and says
-why in plain Chinese. Stating the same twice states it once. Nothing stated is ever changed: it is
-answered or withdrawn.
+why in plain Chinese. Stating the same twice states it once, unless an act at a reader came between.
+Nothing stated is ever changed: it is answered or withdrawn.
 
 Of a meeting speaks whoever has `Right.MEETINGS` over its own organisation. On leave and 补签 of a
 member of another organisation that takes part, whoever has that right over the member's
@@ -37,7 +37,6 @@ from hub.auth.rights import Right
 from hub.days import span_ms
 from hub.derive import lock, rederive_meetings
 from hub.domain import stating
-from hub.domain.declared import Declaration, standing
 from hub.domain.stating import ASKS, Person, Times
 from hub.domain.terms import DeclarationKind, LeaveReason, Verdict
 from hub.domain.words import Words
@@ -46,7 +45,8 @@ from hub.store import schema as s
 from hub.store.expected import IS_EXPECTED
 from hub.store.policies import BACK_FILL_DAYS, BACK_FILL_PER_YEAR, Policies
 from hub.store.scope import NotFoundError, Scope, belongs, within
-from hub.store.statement_query import concerns, expected_ids, is_withdrawn
+from hub.store.stated import stated_of
+from hub.store.statement_query import concerns, expected_ids, is_withdrawn, standing_of
 
 MAX_SIGNATURES: Final = 2000
 """Of a paper sheet, entered at once."""
@@ -59,10 +59,10 @@ def confirm(conn: Connection, caller: Caller, meeting: UUID, now_ms: int, *, hel
     _must_be_time(kind, row, now_ms)
     said = [
         each
-        for each in _standing(conn, row.id)
+        for each in standing_of(conn, row.id)
         if each.kind in {DeclarationKind.HELD, DeclarationKind.NOT_HELD}
     ]
-    if said and said[-1].kind is kind:
+    if said and said[-1].kind is kind and stated_of(conn, [row.id])[row.id].held is held:
         return _public_id(conn, said[-1].id)
     return _state(conn, caller, row, kind, now_ms)
 
@@ -72,8 +72,9 @@ def count_heads(conn: Connection, caller: Caller, meeting: UUID, number: int, no
     row = to_change(conn, caller, meeting)
     _must_be_time(DeclarationKind.HEAD_COUNT, row, now_ms)
     may("number", stating.head_count_refused(number))
-    said = [each for each in _standing(conn, row.id) if each.kind is DeclarationKind.HEAD_COUNT]
-    if said and said[-1].number == number:
+    said = [each for each in standing_of(conn, row.id) if each.kind is DeclarationKind.HEAD_COUNT]
+    so_far = stated_of(conn, [row.id])[row.id].head_count
+    if said and said[-1].number == number == so_far:
         return _public_id(conn, said[-1].id)
     return _state(conn, caller, row, DeclarationKind.HEAD_COUNT, now_ms, number=number)
 
@@ -97,7 +98,7 @@ def witness(
         if member is None
         else _member_there(conn, caller, row, member, expected)
     )
-    for each in _standing(conn, row.id):
+    for each in standing_of(conn, row.id):
         if each.kind is kind and each.member_id == member_id:
             return _public_id(conn, each.id)
     if caller.member_id is not None and caller.member_id == member_id:
@@ -126,7 +127,7 @@ def enter_sheet(
     expected = expected_ids(conn, row.id)
     signed = [_member_there(conn, caller, row, each, expected) for each in asked]
     signed += [_member_by_code(conn, each) for each in guests]
-    known = {each.member_id: each.id for each in _standing(conn, row.id) if each.kind is kind}
+    known = {each.member_id: each.id for each in standing_of(conn, row.id) if each.kind is kind}
     found = []
     for member_id in dict.fromkeys(signed):
         if member_id in known:
@@ -143,7 +144,7 @@ def complete_sheet(conn: Connection, caller: Caller, meeting: UUID, now_ms: int)
     row = to_change(conn, caller, meeting)
     kind = DeclarationKind.SHEET_COMPLETE
     _must_be_time(kind, row, now_ms)
-    stands = _standing(conn, row.id)
+    stands = standing_of(conn, row.id)
     for each in stands:
         if each.kind is kind:
             return _public_id(conn, each.id)
@@ -191,7 +192,7 @@ def decide(
     asked = _find(conn, declaration, concerns(caller.organisation_id))
     row = _meeting(conn, asked.meeting_id)
     kind = DeclarationKind(asked.kind)
-    stands = _standing(conn, row.id)
+    stands = standing_of(conn, row.id)
     if all(each.id != asked.id for each in stands):
         raise MeetingError("", Words("这项申请已经撤回。"))
     if row.cancelled:
@@ -242,7 +243,7 @@ def withdraw(conn: Connection, caller: Caller, declaration: UUID, now_ms: int) -
     kind = DeclarationKind(stated.kind)
     as_member |= kind is DeclarationKind.OBJECTION and stated.member_id == caller.member_id
     row = _meeting(conn, stated.meeting_id)
-    stands = _standing(conn, row.id)
+    stands = standing_of(conn, row.id)
     may(
         "",
         stating.withdrawal_refused(
@@ -383,7 +384,7 @@ def _ask_refused(
     refused = stating.member_refused(kind, verdict, is_expected=is_expected)
     if refused is not None:
         return refused
-    stands = _standing(conn, row.id)
+    stands = standing_of(conn, row.id)
     _, no = ASKS[kind]
     turned_down = {each.about_id for each in stands if each.kind is no}
     for each in stands:
@@ -450,22 +451,6 @@ def _back_fills(
         )
     )
     return count or 0
-
-
-def _standing(conn: Connection, meeting_id: int) -> list[Declaration]:
-    return standing(
-        Declaration(
-            row.id,
-            DeclarationKind(row.kind),
-            row.made_ms,
-            row.member_id,
-            row.about_id,
-            row.number,
-        )
-        for row in conn.execute(
-            select(s.declarations).where(s.declarations.c.meeting_id == meeting_id)
-        )
-    )
 
 
 def _verdict(conn: Connection, meeting_id: int, member_id: int) -> Verdict | None:

@@ -7,7 +7,8 @@ sub-tree a meeting lies in is not asked here (`hub.store.scope`), nor what follo
 Times are ms since the Unix epoch, UTC; `now_ms` is always an argument.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, assert_never
 from zoneinfo import ZoneInfo
@@ -30,6 +31,17 @@ ASKS: Final = {
 }
 """What is asked for and decided on, with the two answers: yes and no."""
 ANSWERS: Final = frozenset(answer for answers in ASKS.values() for answer in answers)
+TIED: Final = (
+    DeclarationKind.HELD,
+    DeclarationKind.NOT_HELD,
+    DeclarationKind.HEAD_COUNT,
+    DeclarationKind.SHEET,
+    DeclarationKind.SHEET_COMPLETE,
+    DeclarationKind.WITNESSED,
+    DeclarationKind.TAP_ASSIGNED,
+    DeclarationKind.BACK_FILL_GRANTED,
+)
+"""What is stated of a meeting as it was on its day; none of it moves to another with it."""
 _OBJECTIONS: Final = frozenset(
     {
         DeclarationKind.OBJECTION,
@@ -99,6 +111,40 @@ def times_refused(starts_ms: int, ends_ms: int, zone: ZoneInfo) -> tuple[str, Wo
     if ends_ms - starts_ms > MAX_MEETING_MS:
         return "ends", Words("会议不能超过24小时")
     return None
+
+
+def move_refused(
+    was: Times,
+    to: Times,
+    stated: Collection[DeclarationKind],
+    now_ms: int,
+    zone: ZoneInfo,
+) -> Words | None:
+    """Whether a meeting of which this stands may move; the reason names what to withdraw first.
+
+    It may not move to another local day, nor to where one of these could not be stated yet. What
+    was done at readers is no reason: it stays where it was done. A called-off meeting is no
+    exception, since it can be taken up again.
+    """
+    if (was.opens_ms, was.starts_ms, was.ends_ms) == (to.opens_ms, to.starts_ms, to.ends_ms):
+        return None
+    days = {datetime.fromtimestamp(each.starts_ms / 1000, zone).date() for each in (was, to)}
+    then = replace(to, cancelled=False)
+    tied = [
+        kind
+        for kind in TIED
+        if kind in stated
+        and (len(days) > 1 or now_ms < to.opens_ms or when_refused(kind, then, now_ms) is not None)
+    ]
+    if not tied:
+        return None
+    what = Words("“{what}”", what=tied[0])
+    for kind in tied[1:]:
+        what = Words("{before}、“{what}”", before=what, what=kind)
+    return Words(
+        "已按原来的时间办理了{what}，不能改到别的日期或还没有到的时间。请先在“办理记录”中撤回。",
+        what=what,
+    )
 
 
 # --- Statements -----------------------------------------------------------------------------

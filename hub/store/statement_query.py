@@ -165,6 +165,22 @@ def statement(conn: Connection, caller: Caller, meeting: Row[Any], public_id: st
     raise LookupError(public_id)
 
 
+def standing_of(conn: Connection, meeting_id: int) -> list[Declaration]:
+    """What was declared of a meeting and not withdrawn, in order."""
+    d = s.declarations.c
+    return standing(
+        Declaration(
+            row.id,
+            DeclarationKind(row.kind),
+            row.made_ms,
+            row.member_id,
+            row.about_id,
+            row.number,
+        )
+        for row in conn.execute(select(s.declarations).where(d.meeting_id == meeting_id))
+    )
+
+
 # --- Conditions ----------------------------------------------------------------------------
 
 

@@ -14,14 +14,17 @@ from sqlalchemy import Connection, Engine, select, update
 
 from hub import meetings, statements
 from hub.auth.callers import Caller
-from hub.derive import derive_batch, rebuild_check
+from hub.derive import derive_batch, rebuild_check, rederive_meetings
 from hub.domain.attendance import MINUTE_MS
 from hub.domain.terms import DeclarationKind, LeaveReason, MeetingKind, Role
 from hub.meetings import MeetingError, Plan
 from hub.store import schema as s
 from hub.store.policies import BACK_FILL_PER_YEAR
 from hub.store.scope import NotFoundError
-from tests.hub.world import Entry, district, minutes, public_id, uid_of
+from hub.store.stated import stated_of
+from protocol.credential import MEMBER_SCHEME
+from protocol.journal import Act
+from tests.hub.world import START, Entry, district, minutes, public_id, uid_of
 
 K = DeclarationKind
 DAY = 24 * 60
@@ -78,6 +81,36 @@ class Town:
         entry = Entry(minutes(at) - minutes(-1000), minutes(at), True, uid_of(self.world, member))
         self.world.batch("e", self.seq, [entry], minutes(at))
         derive_batch(self.conn)
+
+    def act(
+        self,
+        member: str,
+        what: Act,
+        at: float,
+        *,
+        number: int | None = None,
+        about: str | None = None,
+    ) -> None:
+        """An act at the reader, authorised by the member's card; `about` has its credential."""
+        self.seq += 1
+        c = s.credentials.c
+        named = select(c.id).where(c.scheme == MEMBER_SCHEME, c.value == about)
+        entry = Entry(
+            minutes(at) - minutes(-1000),
+            minutes(at),
+            True,
+            uid_of(self.world, member),
+            what,
+            number,
+            None if about is None else self.conn.scalars(named).one(),
+        )
+        self.world.batch("e", self.seq, [entry], minutes(at))
+        derive_batch(self.conn)
+
+    def stated(self) -> tuple[bool | None, int | None]:
+        """Whether it was held, and the head-count, by all that was stated."""
+        found = stated_of(self.conn, [self.row().id])[self.row().id]
+        return found.held, found.head_count
 
     def verdicts(self, meeting: UUID = MEETING) -> dict[str, str]:
         a, m = s.attendances.c, s.members.c
@@ -254,6 +287,77 @@ def test_an_edit_that_changes_nothing_is_none(town: Town) -> None:
     assert town.audited() == []
     meetings.edit(town.conn, town.secretary, MEETING, town.plan(title="新题"), 0)
     assert town.row().change == before + 1
+
+
+def test_what_was_stated_does_not_move_to_another_day(town: Town) -> None:
+    conn, who = town.conn, town.secretary
+    [signed] = statements.enter_sheet(conn, who, MEETING, AFTER, members=[LI])
+    held = statements.confirm(conn, who, MEETING, AFTER, held=True)
+    week = 7 * DAY
+    later = town.plan(starts_ms=minutes(week), ends_ms=minutes(week + 60))
+
+    def move() -> None:
+        meetings.edit(conn, who, MEETING, later, AFTER)
+
+    said = refused("starts", move)
+    assert "“确认已召开”、“纸质签到”" in said
+    meetings.cancel(conn, who, MEETING, "雨", AFTER)
+    assert refused("starts", move) == said
+    meetings.restore(conn, who, MEETING, "晴", AFTER)
+    assert (town.row().starts_ms, town.verdicts()) == (START, {"李": "PRESENT"})
+    # Its end, its title and its room are put right all the same.
+    town.world.venue("小会议室", "甲")
+    mended = town.plan(ends_ms=minutes(55), title="新题", venue=public_id("小会议室"))
+    meetings.edit(conn, who, MEETING, mended, AFTER)
+    statements.withdraw(conn, who, held, AFTER)
+    assert "“纸质签到”" in refused("starts", move)
+    statements.withdraw(conn, who, signed, AFTER)
+    move()
+    assert town.verdicts() == {}
+
+
+def test_an_assigned_tap_holds_a_meeting_to_its_day(town: Town) -> None:
+    town.tap("李", -40)
+    town.world.declare(
+        "会", "TAP_ASSIGNED", "李", epoch_id=town.world.ids["e"], seq=town.seq, at=70
+    )
+    rederive_meetings(town.conn, [town.world.ids["会"]])
+    later = town.plan(starts_ms=minutes(DAY), ends_ms=minutes(DAY + 60))
+    refused("starts", lambda: meetings.edit(town.conn, town.secretary, MEETING, later, AFTER))
+
+
+def test_what_was_done_at_readers_stays_where_it_was_done(town: Town) -> None:
+    town.world.office("王", "甲")
+    town.world.names("李")
+    town.act("王", Act.WITNESSED, 10, about="李")
+    town.act("王", Act.HEAD_COUNT, 11, number=28)
+    town.act("王", Act.CLOSED, 50)
+    assert town.verdicts() == {"李": "WITNESSED", "王": "LATE"}
+    later = town.plan(starts_ms=minutes(DAY), ends_ms=minutes(DAY + 60))
+    meetings.edit(town.conn, town.secretary, MEETING, later, AFTER)
+    assert (town.verdicts(), town.stated()) == ({}, (None, None))
+
+
+def test_what_an_act_at_a_reader_overtook_is_stated_anew(town: Town) -> None:
+    conn, who = town.conn, town.secretary
+    town.world.office("王", "甲")
+    first = statements.count_heads(conn, who, MEETING, 30, minutes(5))
+    town.act("王", Act.HEAD_COUNT, 10, number=28)
+    assert town.stated() == (None, 28)
+    again = statements.count_heads(conn, who, MEETING, 30, minutes(15))
+    assert again != first
+    assert town.stated() == (None, 30)
+    assert statements.count_heads(conn, who, MEETING, 30, minutes(16)) == again
+    town.act("王", Act.HEAD_COUNT, 17, number=30)
+    assert statements.count_heads(conn, who, MEETING, 30, minutes(18)) == again
+
+    never = statements.confirm(conn, who, MEETING, minutes(20), held=False)
+    town.act("王", Act.CLOSED, 25)
+    assert town.stated() == (True, 30)
+    anew = statements.confirm(conn, who, MEETING, minutes(30), held=False)
+    assert anew != never
+    assert town.stated() == (False, 30)
+    assert statements.confirm(conn, who, MEETING, minutes(31), held=False) == anew
 
 
 def test_a_title_keeps_a_window_that_was_another_policys(town: Town) -> None:

@@ -9,6 +9,7 @@ from hub.domain.attendance import MINUTE_MS
 from hub.domain.stating import (
     MAX_HEAD_COUNT,
     MAX_MEETING_MS,
+    TIED,
     Person,
     Times,
     answer_refused,
@@ -17,6 +18,7 @@ from hub.domain.stating import (
     head_count_refused,
     kind_refused,
     member_refused,
+    move_refused,
     sheet_complete_refused,
     times_refused,
     when_refused,
@@ -90,6 +92,50 @@ def test_each_statement_has_its_time(kind: DeclarationKind, now_ms: int) -> None
     may = now_ms >= FROM.get(kind, 0)
     assert (when_refused(kind, meeting, now_ms) is None) == may
     assert when_refused(kind, Times(OPENS, STARTS, ENDS, cancelled=True), now_ms) is not None
+
+
+HOUR_MS = 60 * MINUTE_MS
+BEGUN_MS = FIRST_MS + 19 * HOUR_MS
+"""19:00 of some day."""
+WAS = Times(BEGUN_MS - HOUR_MS, BEGUN_MS, BEGUN_MS + HOUR_MS, cancelled=False)
+
+
+def shifted(by_ms: int, *, cancelled: bool = False) -> Times:
+    return Times(WAS.opens_ms + by_ms, WAS.starts_ms + by_ms, WAS.ends_ms + by_ms, cancelled)
+
+
+@pytest.mark.parametrize("kind", DeclarationKind)
+@pytest.mark.parametrize("days", [-7, -1, 1, 7])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_what_was_stated_of_one_day_does_not_move_to_another(
+    kind: DeclarationKind, days: int, *, cancelled: bool
+) -> None:
+    now_ms = WAS.ends_ms + 30 * 24 * HOUR_MS  # whatever is refused is so for the day alone
+    to = shifted(days * 24 * HOUR_MS, cancelled=cancelled)
+    refused = move_refused(WAS, to, {kind}, now_ms, ZONE)
+    assert (refused is not None) == (kind in TIED)
+    assert move_refused(WAS, to, set(), now_ms, ZONE) is None
+
+
+@pytest.mark.parametrize("kind", DeclarationKind)
+@pytest.mark.parametrize("after_ms", [-1, 0, HOUR_MS - 1, HOUR_MS, 2 * HOUR_MS, 2 * HOUR_MS + 1])
+def test_within_the_day_it_moves_to_where_this_could_be_stated_now(
+    kind: DeclarationKind, after_ms: int
+) -> None:
+    to = shifted(HOUR_MS)
+    now_ms = to.opens_ms + after_ms
+    first_ms = {K.NOT_HELD: to.starts_ms, K.SHEET_COMPLETE: to.ends_ms + 1}.get(kind, to.opens_ms)
+    refused = move_refused(WAS, to, [kind], now_ms, ZONE)
+    assert (refused is not None) == (kind in TIED and now_ms < first_ms)
+    assert move_refused(WAS, WAS, [kind], 0, ZONE) is None
+
+
+def test_a_refused_move_names_what_to_withdraw() -> None:
+    stated = [K.SHEET, K.LEAVE_GRANTED, K.HELD, K.SHEET]
+    assert move_refused(WAS, shifted(24 * HOUR_MS), stated, WAS.ends_ms, ZONE) == (
+        "已按原来的时间办理了“确认已召开”、“纸质签到”，不能改到别的日期或还没有到的时间。"
+        "请先在“办理记录”中撤回。"
+    )
 
 
 @pytest.mark.parametrize(
