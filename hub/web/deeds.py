@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hub.domain.terms import DeclarationKind, LeaveReason, Role
+from hub.domain.terms import DeclarationKind, LeaveReason, MeetingKind, Role
 from hub.domain.words import Words
+from hub.imports.words import Register
 from hub.web.words import t
 
 AREAS: Final[Mapping[str, Words]] = {
@@ -79,6 +80,9 @@ _NAMES: Final[Mapping[str, Words]] = {
     "reason": Words("原因"),
     "kind": Words("类型"),
     "lines": Words("行数"),
+    "register": Words("内容"),
+    "file": Words("文件"),
+    "number": Words("清点人数"),
     "format": Words("格式"),
     "status": Words("状态"),
 }
@@ -106,12 +110,13 @@ def details_words(text: str) -> str:
     said = []
     for key, value in found.items():
         if key in _NAMES and isinstance(value, str | int) and value != "":
-            said.append(t("{name}：{value}", name=_NAMES[key], value=_value(str(value))))
+            words = Register(str(value)) if key == "register" else _value(str(value))
+            said.append(t("{name}：{value}", name=_NAMES[key], value=words))
     return t("；").join(said)
 
 
 def _value(text: str) -> object:
-    for kind in (Role, DeclarationKind, LeaveReason):
+    for kind in (Role, DeclarationKind, LeaveReason, MeetingKind):
         if text in kind.__members__:
             return kind[text]
     return text

@@ -1,5 +1,6 @@
 """The logs: what was done, and who looked at whose data."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -153,6 +154,8 @@ _PAGES: Final = {
 def _act(row: Row[Any], hub: Context) -> LogLine:
     path = _PAGES.get(row.object)
     href = None if path is None or row.object_id is None else f"{path}{row.object_id}"
+    if row.object == "declaration":
+        href = f"/meetings/{json.loads(row.details)['meeting']}/statements"
     about = row.organisation or t("整个系统")
     return _line(row, hub, about, href, details_words(row.details))
 

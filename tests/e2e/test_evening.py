@@ -36,6 +36,8 @@ BRANCH = "清溪社区党支部"
 VENUE = "清溪社区党群服务中心三楼会议室"
 DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 360, "height": 740}
+MOST = 1300
+"""Pixels of height of a saved screen: longer ones cannot be read in a document."""
 
 
 def rows(register: str) -> list[list[str]]:
@@ -80,12 +82,13 @@ class Screens:
             self.save(page, self.folder / f"{name}.png")
 
     def save(self, page: Page, path: Path) -> None:
-        """The whole page: on a screen so high that what sticks to its foot stands at the end."""
+        """The page on a screen that is high enough for it, or for most of a long list."""
         path.parent.mkdir(parents=True, exist_ok=True)
         size = page.viewport_size
         assert size is not None
         height = page.evaluate("document.documentElement.scrollHeight")
-        page.set_viewport_size({"width": size["width"], "height": max(height, size["height"])})
+        height = max(size["height"], min(height, MOST))
+        page.set_viewport_size({"width": size["width"], "height": height})
         page.screenshot(path=path)
         page.set_viewport_size(size)
 
@@ -116,7 +119,8 @@ class Evening:
         self.chromium: Browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium",
             args=FLAGS,
-            env={**os.environ, "LANGUAGE": "zh_CN"},  # dates and buttons as they are there
+            # Dates and buttons as they are there; without chromium-l10n they are American.
+            env={**os.environ, "LANG": "C.UTF-8", "LANGUAGE": "zh_CN"},
         )
         stack.callback(self.chromium.close)
         self.stack = stack
@@ -391,6 +395,7 @@ def hold(evening: Evening, operator: Page, secretary: Page, meeting: str) -> Non
     expect(screen.get_by_text("实时更新中")).to_be_visible(timeout=10_000)
     expect(screen.locator("main")).to_contain_text(re.compile(r"实到\s*3"), timeout=10_000)
     assert not any(name in screen.content() for _, name in members), "a shared screen names nobody"
+    assert screen.evaluate("document.documentElement.scrollHeight") <= 1080, "nobody scrolls there"
     evening.screens.look(screen, "screen")
     screen.close()
     evening.screens.look(operator, "meeting-live")
@@ -472,6 +477,8 @@ def back_fill(evening: Evening, secretary: Page, deputy: Page) -> str:
     evening.go(deputy, f"/meetings/{meeting}")
     row = deputy.get_by_role("row").filter(has_text=name)
     expect(row).to_contain_text("补签")
+    deputy.get_by_role("heading", name="为什么是“待定”").wait_for()
+    evening.screens.look(deputy, "meeting-pending")
     return meeting
 
 
@@ -608,12 +615,15 @@ def registers(evening: Evening, operator: Page, secretary: Page, meeting: str) -
     expect(operator.get_by_role("row").filter(has_text="B5C7")).to_contain_text("在用")
     evening.screens.look(operator, "member-cards")
     for path, said, screen in (
-        ("/log", "王书记", "log"),
+        ("/log", "类型：党课；会议名称：十一月党课", "log"),
         ("/log/looks", "李副书记", "log-looks"),
     ):
         evening.go(operator, path)
         expect(operator.get_by_role("row").filter(has_text=said).first).to_be_visible()
         evening.screens.look(operator, screen)
+    evening.go(operator, "/log")
+    operator.get_by_role("link", name=re.compile("^打开.*会议情况：清点人数")).click()
+    operator.get_by_role("heading", name="办理记录").wait_for()
 
 
 def log_of(hub: Hub) -> str:
