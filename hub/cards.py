@@ -25,10 +25,12 @@ from hub.domain.words import Words
 from hub.store import schema as s
 from hub.store.expected import IS_EXPECTED, holds
 from hub.store.queries import Person
-from hub.store.scope import NotFoundError, find_card, find_member, within
+from hub.store.scope import NotFoundError, find_card, find_member, last_begun, within
 from hub.taps import MAX_SUGGESTED, FoundTap, TapError, find_tap, last_holder, last_of, person
 
 MAX_CARD_CODE_CHARS: Final = 64
+
+_OF_OTHERS: Final = Words("这张卡在这段时间已登记给其他组织的人，请联系上级党组织处理。")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def cards_of(conn: Connection, scope: int, member_id: int, now_ms: int) -> list[
     """The cards that a member holds or held, the newest first. The member is the scope's."""
     b, c = s.bindings.c, s.cards.c
     rows = conn.execute(
-        select(s.cards, b.valid_from_ms, b.valid_to_ms)
+        select(s.cards, b.id.label("binding_id"), b.valid_from_ms, b.valid_to_ms)
         .join(s.bindings, b.card_id == c.id)
         .where(b.member_id == member_id)
         .order_by(b.valid_from_ms.desc(), c.code)
@@ -99,8 +101,7 @@ def cards_of(conn: Connection, scope: int, member_id: int, now_ms: int) -> list[
             person(conn, scope, member_id, now_ms),
             row.valid_from_ms,
             row.valid_to_ms,
-            last_holder(conn, row.id) == member_id
-            and _last_binding(conn, row.id).valid_from_ms == row.valid_from_ms,
+            _last_binding(conn, row.id, now_ms).id == row.binding_id,
         )
         for row in rows
     ]
@@ -134,7 +135,7 @@ def bind(
         raise TapError("valid_from", Words("起始时间不能晚于现在。"))
     card_id = tap.card_id
     if card is not None:
-        card_id = _card_of(conn, card, holder.id)
+        card_id = _card_of(conn, card, holder.id, now_ms)
         if tap.card_id is not None and tap.card_id != card_id:
             raise TapError("card", Words("这个卡号已登记为另一张卡，不能再登记到这张卡上。"))
     elif card_id is None:
@@ -145,7 +146,13 @@ def bind(
     conn.execute(
         update(s.credentials).where(s.credentials.c.id == tap.credential_id).values(card_id=card_id)
     )
-    _hold(conn, scope, card_id, holder.id, valid_from_ms, now_ms)
+    must_ms = None if tap.at_ms is None else max(tap.at_ms, valid_from_ms)
+    is_held = _hold(conn, scope, card_id, holder.id, valid_from_ms, must_ms, now_ms)
+    if is_held and tap.card_id == card_id:
+        raise TapError(
+            "valid_from",
+            Words("从那时起这张卡已经登记给他：要把更早的刷卡也算作他的，请填更早的起始时间。"),
+        )
     _told(
         conn,
         caller,
@@ -167,7 +174,7 @@ def end_binding(conn: Connection, caller: Caller, card: uuid.UUID, at_ms: int, n
     """
     lock(conn)
     row = find_card(conn, caller.organisation_id, card, now_ms)
-    last = _last_binding(conn, row.id)
+    last = _last_binding(conn, row.id, now_ms)
     if at_ms > now_ms:
         raise TapError("at", Words("结束时间不能晚于现在。"))
     if last.valid_to_ms is not None and last.valid_to_ms <= at_ms:
@@ -178,18 +185,28 @@ def end_binding(conn: Connection, caller: Caller, card: uuid.UUID, at_ms: int, n
 
 
 def report_lost(conn: Connection, caller: Caller, card: uuid.UUID, at_ms: int, now_ms: int) -> None:
-    """The card is lost: what it taps from `at_ms` on counts for nobody. As `end_binding`."""
+    """The card is lost: what it taps from `at_ms` on counts for nobody. As `end_binding`.
+
+    Who was to have it later does not get it.
+    """
     lock(conn)
     row = find_card(conn, caller.organisation_id, card, now_ms)
     if row.status != CardStatus.ACTIVE:
         raise TapError("card", Words("这张卡已经挂失或停用。"))
     if at_ms > now_ms:
         raise TapError("at", Words("挂失时间不能晚于现在。"))
-    last = _last_binding(conn, row.id)
+    last = _last_binding(conn, row.id, now_ms)
     if last.valid_to_ms is None or last.valid_to_ms > at_ms:
         if at_ms <= last.valid_from_ms:
             raise TapError("at", Words("那时这张卡还没有登记给他，请核对挂失时间。"))
         _end(conn, last, at_ms)
+    b = s.bindings.c
+    for planned in conn.execute(
+        select(s.bindings).where(b.card_id == row.id, b.valid_from_ms > now_ms)
+    ).all():
+        if person(conn, caller.organisation_id, planned.member_id, now_ms).name is None:
+            raise TapError("card", _OF_OTHERS)
+        _end(conn, planned, at_ms)
     conn.execute(update(s.cards).where(s.cards.c.id == row.id).values(status=CardStatus.LOST.value))
     _told(conn, caller, "card.lost", row, last.member_id, now_ms, at_ms=at_ms)
     rederive_credentials(conn, _credentials(conn, row.id))
@@ -199,21 +216,31 @@ def reinstate(conn: Connection, caller: Caller, card: uuid.UUID, now_ms: int) ->
     """A lost card was found: from now on it is its last holder's again."""
     lock(conn)
     row = find_card(conn, caller.organisation_id, card, now_ms)
-    last = _last_binding(conn, row.id)
-    if row.status == CardStatus.ACTIVE and last.valid_to_ms is None:
+    last = _last_binding(conn, row.id, now_ms)
+    if row.status == CardStatus.ACTIVE and (last.valid_to_ms is None or last.valid_to_ms > now_ms):
         raise TapError("card", Words("这张卡正在使用。"))
     conn.execute(
         update(s.cards).where(s.cards.c.id == row.id).values(status=CardStatus.ACTIVE.value)
     )
-    _hold(conn, caller.organisation_id, row.id, last.member_id, now_ms, now_ms)
+    _hold(conn, caller.organisation_id, row.id, last.member_id, now_ms, None, now_ms)
     _told(conn, caller, "card.reinstate", row, last.member_id, now_ms)
     rederive_credentials(conn, _credentials(conn, row.id))
 
 
 def _hold(
-    conn: Connection, scope: int, card_id: int, member_id: int, from_ms: int, now_ms: int
-) -> None:
-    """The member holds the card from then on; what the member held anyway is made longer."""
+    conn: Connection,
+    scope: int,
+    card_id: int,
+    member_id: int,
+    from_ms: int,
+    must_ms: int | None,
+    now_ms: int,
+) -> bool:
+    """The member holds the card from then on; gives whether that is how it was.
+
+    What the member held anyway is made longer. An end that was said stays where the member holds
+    the card at `must_ms` nevertheless; None: no end stays.
+    """
     b = s.bindings.c
     later = conn.execute(
         select(s.bindings)
@@ -224,20 +251,33 @@ def _hold(
         conn.execute(
             insert(s.bindings).values(card_id=card_id, member_id=member_id, valid_from_ms=from_ms)
         )
-        return
+        return False
     first = later[0]
-    if first.member_id != member_id:
-        other = person(conn, scope, first.member_id, now_ms)
+    ends_ms = first.valid_to_ms
+    if ends_ms is not None and (must_ms is None or must_ms >= ends_ms):
+        ends_ms = None
+    concerned = later if ends_ms is None else later[:1]
+    others = [each for each in concerned if each.member_id != member_id]
+    if others:
+        other = person(conn, scope, others[0].member_id, now_ms)
         raise TapError(
             "valid_from",
             Words(
                 "这张卡在这段时间已登记给{name}，请先结束那次登记，或改起始时间。", name=other.name
             )
             if other.name is not None
-            else Words("这张卡在这段时间已登记给其他组织的人，请联系上级党组织处理。"),
+            else _OF_OTHERS,
         )
-    if first.valid_from_ms > from_ms:
-        conn.execute(update(s.bindings).where(b.id == first.id).values(valid_from_ms=from_ms))
+    if first.valid_from_ms <= from_ms and first.valid_to_ms == ends_ms:
+        return True
+    for each in concerned[1:]:
+        conn.execute(delete(s.bindings).where(b.id == each.id))
+    conn.execute(
+        update(s.bindings)
+        .where(b.id == first.id)
+        .values(valid_from_ms=min(from_ms, first.valid_from_ms), valid_to_ms=ends_ms)
+    )
+    return False
 
 
 def _end(conn: Connection, binding: Row[Any], at_ms: int) -> None:
@@ -248,10 +288,10 @@ def _end(conn: Connection, binding: Row[Any], at_ms: int) -> None:
         conn.execute(update(s.bindings).where(b.id == binding.id).values(valid_to_ms=at_ms))
 
 
-def _card_of(conn: Connection, card: uuid.UUID, member_id: int) -> int:
+def _card_of(conn: Connection, card: uuid.UUID, member_id: int, now_ms: int) -> int:
     """A card that this member holds or held last. Raises NotFoundError."""
     card_id = conn.scalar(select(s.cards.c.id).where(s.cards.c.public_id == card))
-    if card_id is None or last_holder(conn, card_id) != member_id:
+    if card_id is None or last_holder(conn, card_id, now_ms) != member_id:
         raise NotFoundError
     return int(card_id)
 
@@ -273,10 +313,12 @@ def _new_card(conn: Connection, code: str) -> int:
     return made
 
 
-def _last_binding(conn: Connection, card_id: int) -> Row[Any]:
-    b = s.bindings.c
+def _last_binding(conn: Connection, card_id: int, now_ms: int) -> Row[Any]:
     row = conn.execute(
-        select(s.bindings).where(b.card_id == card_id).order_by(b.valid_from_ms.desc()).limit(1)
+        select(s.bindings)
+        .where(s.bindings.c.card_id == card_id)
+        .order_by(*last_begun(now_ms))
+        .limit(1)
     ).one_or_none()
     if row is None:
         raise TapError("card", Words("这张卡没有登记过持卡人。"))

@@ -53,6 +53,7 @@ from hub.store.scope import (
     belongs,
     find_meeting,
     is_within,
+    last_begun,
     within,
 )
 from protocol.journal import KIND_ACTION, KIND_TAP
@@ -487,7 +488,7 @@ def _group(conn: Connection, row: Row[Any]) -> Line:
 def _line(conn: Connection, scope: int, tap: FoundTap, now_ms: int) -> Line:
     member_id, at_ms = tap.member_id, tap.at_ms
     if member_id is None and tap.outcome is Outcome.UNDATED and tap.card_id is not None:
-        member_id = last_holder(conn, tap.card_id)
+        member_id = last_holder(conn, tap.card_id, now_ms)
     return Line(
         tap.name,
         tap.outcome,
@@ -533,11 +534,11 @@ def person(conn: Connection, scope: int, member_id: int, at_ms: int) -> Person:
     return Person(str(row.public_id), row.code, row.name, branch)
 
 
-def last_holder(conn: Connection, card_id: int) -> int | None:
+def last_holder(conn: Connection, card_id: int, now_ms: int) -> int | None:
     """The member who holds a card, or held it last."""
     b = s.bindings.c
     found: int | None = conn.scalar(
-        select(b.member_id).where(b.card_id == card_id).order_by(b.valid_from_ms.desc()).limit(1)
+        select(b.member_id).where(b.card_id == card_id).order_by(*last_begun(now_ms)).limit(1)
     )
     return found
 

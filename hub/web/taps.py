@@ -273,7 +273,7 @@ def end(caller: Asking, hub: Hub, card: UUID, day: Text = "", time: Text = "") -
     try:
         with hub.engine.begin() as conn:
             row = find_card(conn, caller.organisation_id, card, hub.clock())
-            holder_id = taps.last_holder(conn, row.id)
+            holder_id = taps.last_holder(conn, row.id, hub.clock())
             holder = conn.scalar(select(s.members.c.public_id).where(s.members.c.id == holder_id))
             cards.end_binding(conn, caller, card, _moment(day, time, hub), hub.clock())
     except TapError as error:
@@ -453,7 +453,7 @@ def _card(
     now_ms = hub.clock()
     with reading(hub.engine) as conn:
         row = find_card(conn, caller.organisation_id, card, now_ms)
-        holder_id = taps.last_holder(conn, row.id)
+        holder_id = taps.last_holder(conn, row.id, now_ms)
         if holder_id is None:
             raise NotFoundError
         held = next(

@@ -356,6 +356,92 @@ def test_a_binding_ends_a_card_is_lost_and_found(hall: Hall) -> None:
     assert rebuild_check(hall.conn) == []
 
 
+def _bindings(hall: Hall, uid: str = STRANGER) -> list[tuple[str, int, int | None]]:
+    b = s.bindings.c
+    return [
+        (row.code, row.valid_from_ms, row.valid_to_ms)
+        for row in hall.conn.execute(
+            select(s.members.c.code, b.valid_from_ms, b.valid_to_ms)
+            .join(s.bindings, b.member_id == s.members.c.id)
+            .join(s.credentials, s.credentials.c.card_id == b.card_id)
+            .where(s.credentials.c.value == uid)
+            .order_by(b.valid_from_ms)
+        )
+    ]
+
+
+def test_a_card_whose_binding_ended_is_bound_again_to_the_same_member(hall: Hall) -> None:
+    caller = hall.caller("甲")
+    card = hall.world.card("李", STRANGER, since=minutes(-60), until=minutes(-5))
+    hall.tap("e", card, 1)
+    [line] = hall.lines("甲")
+    bind(hall.conn, caller, line.tap, public_id("李"), minutes(-30), NOW)
+    assert hall.lines("甲") == ()
+    assert hall.came() == {"李": Verdict.LATE}
+    assert _bindings(hall) == [("李", minutes(-60), None)]
+    assert rebuild_check(hall.conn) == []
+
+
+def test_an_end_that_was_said_stays_where_only_the_beginning_is_bound_earlier(hall: Hall) -> None:
+    card = hall.world.card("李", STRANGER, since=minutes(10), until=minutes(20))
+    hall.tap("e", card, 1)
+    hall.tap("e", card, 30)
+    [line] = hall.lines("甲")
+    assert line.first_ms == minutes(1)
+    bind(hall.conn, hall.caller("甲"), line.tap, public_id("李"), minutes(1), NOW)
+    assert _bindings(hall) == [("李", minutes(1), minutes(20))]
+    # The later tap is a question of its own; several validities become one.
+    [line] = hall.lines("甲")
+    assert line.first_ms == minutes(30)
+    hall.world.card("李", STRANGER, since=minutes(40), until=minutes(50))
+    bind(hall.conn, hall.caller("甲"), line.tap, public_id("李"), minutes(5), NOW)
+    assert _bindings(hall) == [("李", minutes(1), None)]
+    assert hall.lines("甲") == ()
+
+
+def test_a_binding_goes_on_over_nobody_else_s(hall: Hall) -> None:
+    hall.world.card("李", STRANGER, since=minutes(-60), until=minutes(-5))
+    hall.world.card("王", STRANGER, since=minutes(-4), until=minutes(0))
+    card = hall.world.card("赵", STRANGER, since=minutes(50))
+    hall.tap("e", card, 1)
+    [line] = hall.lines("甲")
+    before = _bindings(hall)
+    for at, words in ((-30, "登记给王名"), (1, "登记给赵名")):
+        with pytest.raises(TapError, match=words):
+            bind(hall.conn, hall.caller("甲"), line.tap, public_id("李"), minutes(at), NOW)
+    # From after the tap on it is theirs anyway: nothing would come of it.
+    with pytest.raises(TapError, match="更早的起始时间"):
+        bind(hall.conn, hall.caller("甲"), line.tap, public_id("赵"), minutes(60), NOW)
+    assert _bindings(hall) == before
+    assert "card.bind" not in hall.conn.scalars(select(s.audit.c.what)).all()
+
+
+def test_a_card_that_somebody_else_is_to_have_is_its_holder_s_until_then(hall: Hall) -> None:
+    caller, scope = hall.caller("甲"), hall.scope("甲")
+    hall.world.card("李", STRANGER, since=LONG_AGO, until=NOW + 60_000)
+    credential = hall.world.card("钱", STRANGER, since=NOW + 60_000)
+    hall.tap("e", credential, 10)
+    [held] = [
+        each
+        for each in cards_of(hall.conn, scope, hall.world.ids["李"], NOW)
+        if each.code == STRANGER
+    ]
+    assert held.is_last
+    card = uuid.UUID(held.public_id)
+    with pytest.raises(NotFoundError):
+        report_lost(hall.conn, hall.caller("乙"), card, minutes(5), NOW)
+    with pytest.raises(TapError, match="正在使用"):
+        reinstate(hall.conn, caller, card, NOW)
+    # Nobody of another branch is to lose it unasked.
+    with pytest.raises(TapError, match="其他组织"), hall.conn.begin_nested():
+        report_lost(hall.conn, caller, card, minutes(5), NOW)
+    report_lost(hall.conn, hall.caller("区"), card, minutes(5), NOW)
+    assert _bindings(hall) == [("李", LONG_AGO, minutes(5))]
+    assert hall.came() == {}
+    assert [each.last_ms for each in hall.lines("甲")] == [minutes(10)]
+    assert rebuild_check(hall.conn) == []
+
+
 def test_an_unplaced_tap_is_assigned_and_taken_back(hall: Hall) -> None:
     caller = hall.caller("甲")
     own = hall.world.card("李", "04AA0000000001")
@@ -530,6 +616,10 @@ def test_whatever_is_said_of_cards_a_rebuild_changes_nothing(
                     case "bind":
                         for line in hall.lines("甲")[:1]:
                             bind(hall.conn, caller, line.tap, public_id(member), minutes(at), NOW)
+                            found = find_tap(hall.conn, hall.scope("甲"), line.tap)
+                            assert (found.outcome is Outcome.UNMATCHED) == (
+                                found.at_ms is not None and found.at_ms < minutes(at)
+                            )
                     case "end" if card is not None:
                         end_binding(hall.conn, caller, card, minutes(at), NOW)
                     case "lost" if card is not None:
