@@ -572,9 +572,12 @@ accounts = Table(
     Column("password", Text(), nullable=False),
     # The password was given by somebody else and must be replaced at the first sign-in.
     Column("must_change", Boolean(), nullable=False),
-    # Wrong passwords since the last right one, and until when none is looked at.
+    # Wrong passwords since the last right one, the last of them, and until when none is looked at.
     Column("failures", Integer(), nullable=False, server_default=text("0")),
+    _ms("failed_ms", nullable=True),
     _ms("locked_until_ms", nullable=True),
+    # Whoever gave it its first password last; NULL: the hub's own machine.
+    _ref("made_by_account_id", "accounts.id", nullable=True),
     _ms("created_ms"),
     _ms("disabled_ms", nullable=True),
     _one_of("role", Role),
@@ -592,6 +595,8 @@ tokens = Table(
     # The sub-tree that it may see.
     _ref("organisation_id", "organisations.id"),
     _ref("member_id", "members.id", nullable=True),
+    # Whose it is: that account's, or of the account whose token made it; NULL: the hub's machine.
+    _ref("made_by_account_id", "accounts.id", nullable=True),
     _ms("created_ms"),
     _ms("expires_ms", nullable=True),
     _ms("revoked_ms", nullable=True),

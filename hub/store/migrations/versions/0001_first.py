@@ -240,7 +240,9 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.Column("password", sa.Text(), nullable=False),
         sa.Column("must_change", sa.Boolean(), nullable=False),
         sa.Column("failures", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("failed_ms", sa.BigInteger(), nullable=True),
         sa.Column("locked_until_ms", sa.BigInteger(), nullable=True),
+        sa.Column("made_by_account_id", KEY, nullable=True),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.Column("disabled_ms", sa.BigInteger(), nullable=True),
         sa.CheckConstraint(
@@ -249,6 +251,9 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.CheckConstraint(
             "role IN ('OPERATOR', 'SECRETARY', 'AUDITOR', 'TECHNICIAN', 'MEMBER')",
             name=op.f("ck_accounts_role"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["made_by_account_id"], ["accounts.id"], name=op.f("fk_accounts_made_by_account_id")
         ),
         sa.ForeignKeyConstraint(["member_id"], ["members.id"], name=op.f("fk_accounts_member_id")),
         sa.ForeignKeyConstraint(
@@ -475,6 +480,7 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.Column("role", sa.Text(), nullable=False),
         sa.Column("organisation_id", KEY, nullable=False),
         sa.Column("member_id", KEY, nullable=True),
+        sa.Column("made_by_account_id", KEY, nullable=True),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.Column("expires_ms", sa.BigInteger(), nullable=True),
         sa.Column("revoked_ms", sa.BigInteger(), nullable=True),
@@ -486,6 +492,9 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
             name=op.f("ck_tokens_role"),
         ),
         sa.CheckConstraint("length(token_sha256) = 32", name=op.f("ck_tokens_token_sha256")),
+        sa.ForeignKeyConstraint(
+            ["made_by_account_id"], ["accounts.id"], name=op.f("fk_tokens_made_by_account_id")
+        ),
         sa.ForeignKeyConstraint(["member_id"], ["members.id"], name=op.f("fk_tokens_member_id")),
         sa.ForeignKeyConstraint(
             ["organisation_id"], ["organisations.id"], name=op.f("fk_tokens_organisation_id")
