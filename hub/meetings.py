@@ -8,6 +8,8 @@ What people state of a meeting is `hub.statements`; the rules are `hub.domain.st
 always in a write transaction.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -15,7 +17,7 @@ from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import CTE, Connection, Row, delete, insert, literal, or_, select, update
+from sqlalchemy import CTE, Connection, Row, insert, literal, or_, select, update
 
 from hub import audit
 from hub.auth.callers import Caller
@@ -27,7 +29,7 @@ from hub.domain.terms import MeetingKind, OrgKind
 from hub.domain.words import Words
 from hub.store import schema as s
 from hub.store.policies import GRACE_MINUTES, OPENS_BEFORE_MINUTES, Policies
-from hub.store.scope import NotFoundError, Scope, find_meeting, find_organisation, within
+from hub.store.scope import NotFoundError, Scope, find_meeting, find_organisation, is_within, within
 from hub.store.statement_query import standing_of
 
 MAX_TITLE_CHARS: Final = 100
@@ -45,6 +47,13 @@ class MeetingError(ValueError):
     def __init__(self, field: str, message: Words) -> None:
         super().__init__(message)
         self.field = field
+
+
+class MeetingChangedError(MeetingError):
+    """Somebody changed it since whoever changes it now has looked."""
+
+    def __init__(self) -> None:
+        super().__init__("", Words("会议在您填写时已被别人修改。"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,9 @@ def create(conn: Connection, caller: Caller, organisation: UUID, plan: Plan, now
         .returning(s.meetings.c.id)
     ).scalar_one()
     conn.execute(
-        insert(s.meeting_organisations).values(meeting_id=meeting_id, organisation_id=host.id)
+        insert(s.meeting_organisations).values(
+            meeting_id=meeting_id, organisation_id=host.id, agreed_ms=now_ms
+        )
     )
     _record(conn, caller, "meeting.create", host.id, public_id, now_ms, **_told(plan))
     rederive_windows(
@@ -105,8 +116,26 @@ def plan_of(conn: Connection, meeting: Row[Any]) -> Plan:
     )
 
 
-def edit(conn: Connection, caller: Caller, meeting: UUID, plan: Plan, now_ms: int) -> None:
-    """Make the meeting what `plan` says: another time or venue included."""
+def version_of(plan: Plan) -> str:
+    """A short text that is another one as soon as anything of the plan is."""
+    told = json.dumps(_told(plan), default=str, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def edit(
+    conn: Connection,
+    caller: Caller,
+    meeting: UUID,
+    plan: Plan,
+    now_ms: int,
+    *,
+    shown: str | None = None,
+) -> None:
+    """Make the meeting what `plan` says: another time or venue included.
+
+    `shown`: the `version_of` what it was when `plan` was thought of. Raises MeetingChangedError if
+    somebody changed it since, unless to this very plan.
+    """
     old = to_change(conn, caller, meeting)
     o = s.organisations
     host = conn.execute(select(o).where(o.c.id == old.organisation_id)).one()
@@ -118,6 +147,8 @@ def edit(conn: Connection, caller: Caller, meeting: UUID, plan: Plan, now_ms: in
     differing = {name for name, value in values.items() if getattr(old, name) != value}
     if not differing:
         return
+    if shown is not None and shown != version_of(before):
+        raise MeetingChangedError
     was = stating.Times(old.opens_ms, old.starts_ms, old.ends_ms, old.cancelled)
     to = replace(was, **{name: values[name] for name in ("opens_ms", "starts_ms", "ends_ms")})
     said = {each.kind for each in standing_of(conn, old.id)}
@@ -167,7 +198,10 @@ def _call_off(
 def set_partners(
     conn: Connection, caller: Caller, meeting: UUID, codes: Iterable[str], now_ms: int
 ) -> None:
-    """Let exactly these other organisations take part too, wherever in the district they are."""
+    """Ask exactly these other organisations to take part too, wherever in the district they are.
+
+    For those in the caller's own sub-tree the caller agrees at once, see `hub.joining`.
+    """
     row = to_change(conn, caller, meeting)
     asked = list(dict.fromkeys(code.strip() for code in codes if code.strip()))
     if len(asked) > MAX_PARTNERS:
@@ -189,20 +223,38 @@ def set_partners(
         wrong = stating.kind_refused(MeetingKind(row.kind), OrgKind(found[code].kind))
         if wrong is not None:
             raise MeetingError("partners", wrong)
-    kept = {each.id for each in _partners(conn, row)}
+    known = _partners(conn, row)
+    kept, agreed = (
+        {each.id for each in known},
+        {each.id for each in known if each.agreed_ms is not None},
+    )
     wanted = {each.id for each in found.values()}
-    if wanted == kept:
+    ours = {each for each in wanted if is_within(conn, caller.organisation_id, each)}
+    if wanted == kept and ours <= agreed:
         return
+    now = mo.left_ms.is_(None) & (mo.meeting_id == row.id)
     conn.execute(
-        delete(s.meeting_organisations).where(
-            mo.meeting_id == row.id, mo.organisation_id.in_(kept - wanted)
-        )
+        update(s.meeting_organisations)
+        .where(now, mo.organisation_id.in_(kept - wanted))
+        .values(left_ms=now_ms)
+    )
+    conn.execute(
+        update(s.meeting_organisations)
+        .where(now, mo.organisation_id.in_(ours), mo.agreed_ms.is_(None))
+        .values(agreed_ms=now_ms)
     )
     added = sorted(wanted - kept)
     if added:
         conn.execute(
             insert(s.meeting_organisations),
-            [{"meeting_id": row.id, "organisation_id": each} for each in added],
+            [
+                {
+                    "meeting_id": row.id,
+                    "organisation_id": each,
+                    "agreed_ms": now_ms if each in ours else None,
+                }
+                for each in added
+            ],
         )
     _record(conn, caller, "meeting.partners", row.organisation_id, meeting, now_ms, partners=asked)
     _rederive(conn, row)
@@ -229,7 +281,9 @@ def possible_partners(
             .where(
                 o.kind.in_(levels),
                 or_(o.name.contains(words, autoescape=True), o.code == words),
-                o.id.not_in(select(mo.organisation_id).where(mo.meeting_id == row.id)),
+                o.id.not_in(
+                    select(mo.organisation_id).where(mo.meeting_id == row.id, mo.left_ms.is_(None))
+                ),
             )
             .order_by(o.code)
             .limit(_FOUND)
@@ -283,12 +337,17 @@ def may(field: str, reason: Words | None) -> None:
 
 
 def _partners(conn: Connection, meeting: Row[Any]) -> list[Row[Any]]:
+    """Those that take part beside the host, and those that are asked to."""
     o, mo = s.organisations.c, s.meeting_organisations.c
     return list(
         conn.execute(
-            select(o.id, o.kind)
+            select(o.id, o.kind, mo.agreed_ms)
             .join(s.meeting_organisations, mo.organisation_id == o.id)
-            .where(mo.meeting_id == meeting.id, o.id != meeting.organisation_id)
+            .where(
+                mo.meeting_id == meeting.id,
+                mo.left_ms.is_(None),
+                o.id != meeting.organisation_id,
+            )
         )
     )
 

@@ -306,8 +306,7 @@ def create_meeting(caller: Keeping, hub: Hub, wanted: NewMeeting) -> MeetingOut:
 def change_meeting(caller: Keeping, hub: Hub, meeting: UUID, change: MeetingChange) -> MeetingOut:
     """Change a meeting: its time and venue included. Attendance follows."""
     with _doing(hub) as conn:
-        row = find_meeting(conn, caller.organisation_id, meeting, to_change=True)
-        old = meetings.plan_of(conn, row)
+        old = meetings.plan_of(conn, meetings.to_change(conn, caller, meeting))
         plan = Plan(
             change.kind or old.kind,
             old.title if change.title is None else change.title,

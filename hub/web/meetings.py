@@ -30,7 +30,7 @@ from hub.domain.terms import (
     Verdict,
 )
 from hub.domain.words import Words
-from hub.meetings import MeetingError, Plan
+from hub.meetings import MeetingChangedError, MeetingError, Plan
 from hub.store import queries
 from hub.store import schema as s
 from hub.store.engine import reading
@@ -131,20 +131,7 @@ def edit_page(caller: Keeping, hub: Hub, meeting: UUID) -> Response:
     """The form that changes it: title, time, venue, chair."""
     with reading(hub.engine) as conn:
         row = _own(conn, caller, meeting)
-        plan = meetings.plan_of(conn, row)
-        starts, ends = hub.local(plan.starts_ms), hub.local(plan.ends_ms)
-        values = {
-            "kind": plan.kind.value,
-            "title": plan.title,
-            "venue": str(plan.venue),
-            "day": starts.date().isoformat(),
-            "starts": f"{starts:%H:%M}",
-            "ends": f"{ends:%H:%M}",
-            "end_day": "" if ends.date() == starts.date() else ends.date().isoformat(),
-            "chair": plan.chair,
-            "grace_minutes": str(plan.grace_minutes),
-        }
-        return _edit_form(conn, caller, row, 200, values, {})
+        return _edit_form(conn, caller, row, 200, _as_it_is(conn, hub, row), {})
 
 
 @router.post("/meetings/{meeting}/edit")
@@ -161,8 +148,9 @@ def edit(
     end_day: Text = "",
     chair: Text = "",
     grace_minutes: Text = "",
+    shown: Text = "",
 ) -> Response:
-    """Change it."""
+    """Change it, unless somebody did since the form was `shown`."""
     with reading(hub.engine) as conn:
         row = _own(conn, caller, meeting)
     values = {
@@ -175,6 +163,7 @@ def edit(
         "end_day": end_day,
         "chair": chair,
         "grace_minutes": grace_minutes,
+        "shown": shown,
     }
     plan, errors = _plan(hub, values)
     grace = _whole(grace_minutes)
@@ -183,9 +172,13 @@ def edit(
     if plan is not None and grace is not None:
         try:
             with hub.engine.begin() as conn:
-                meetings.edit(
-                    conn, caller, meeting, replace(plan, grace_minutes=grace), hub.clock()
-                )
+                plan = replace(plan, grace_minutes=grace)
+                meetings.edit(conn, caller, meeting, plan, hub.clock(), shown=shown)
+        except MeetingChangedError:
+            with reading(hub.engine) as conn:
+                row = _own(conn, caller, meeting)
+                now = _as_it_is(conn, hub, row)
+                return _edit_form(conn, caller, row, 409, now, {}, typed=values)
         except MeetingError as error:
             errors[error.field] = error
         else:
@@ -968,6 +961,24 @@ def _new_form(
     )
 
 
+def _as_it_is(conn: Connection, hub: Context, row: Row[Any]) -> dict[str, str]:
+    """A meeting's form, filled in."""
+    plan = meetings.plan_of(conn, row)
+    starts, ends = hub.local(plan.starts_ms), hub.local(plan.ends_ms)
+    return {
+        "kind": plan.kind.value,
+        "title": plan.title,
+        "venue": str(plan.venue),
+        "day": starts.date().isoformat(),
+        "starts": f"{starts:%H:%M}",
+        "ends": f"{ends:%H:%M}",
+        "end_day": "" if ends.date() == starts.date() else ends.date().isoformat(),
+        "chair": plan.chair,
+        "grace_minutes": str(plan.grace_minutes),
+        "shown": meetings.version_of(plan),
+    }
+
+
 def _edit_form(
     conn: Connection,
     caller: Caller,
@@ -975,7 +986,10 @@ def _edit_form(
     status: int,
     values: Mapping[str, str],
     errors: Errors,
+    *,
+    typed: Mapping[str, str] | None = None,
 ) -> HTMLResponse:
+    """`typed`: what was not saved because somebody changed the meeting meanwhile."""
     level = conn.execute(
         select(s.organisations.c.kind).where(s.organisations.c.id == row.organisation_id)
     ).scalar_one()
@@ -989,6 +1003,7 @@ def _edit_form(
         venues=_venues(conn, caller, row.organisation_id, row.venue_id),
         values=values,
         errors=errors,
+        typed=typed,
     )
 
 

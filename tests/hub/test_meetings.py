@@ -360,6 +360,38 @@ def test_what_an_act_at_a_reader_overtook_is_stated_anew(town: Town) -> None:
     assert statements.confirm(conn, who, MEETING, minutes(31), held=False) == anew
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"title": "新题"},
+        {"chair": "王"},
+        {"starts_ms": minutes(5)},
+        {"ends_ms": minutes(65)},
+        {"grace_minutes": 3},
+        {"kind": MeetingKind.PARTY_LECTURE},
+        {"venue": public_id("小会议室")},
+    ],
+)
+def test_what_another_changed_meanwhile_is_not_undone(town: Town, changes: dict[str, Any]) -> None:
+    conn = town.conn
+    town.world.venue("小会议室", "甲")
+    was = town.plan()
+    shown = meetings.version_of(was)
+    mine = replace(was, title="更正的题", chair="钱")
+    meetings.edit(conn, town.deputy, MEETING, town.plan(**changes), 0, shown=shown)
+    now = town.plan()
+    assert meetings.version_of(now) != shown
+    with pytest.raises(meetings.MeetingChangedError):
+        meetings.edit(conn, town.secretary, MEETING, mine, 0, shown=shown)
+    assert town.plan() == now
+    # Taps and statements make live pages move; they are no change of what the form shows.
+    town.tap("李", 1)
+    meetings.edit(conn, town.deputy, MEETING, now, 0, shown=shown)  # the same twice
+    shown = meetings.version_of(now)
+    meetings.edit(conn, town.secretary, MEETING, mine, 0, shown=shown)
+    assert town.plan() == mine
+
+
 def test_a_title_keeps_a_window_that_was_another_policys(town: Town) -> None:
     town.conn.execute(update(s.meetings).values(opens_ms=minutes(-90), grace_minutes=7))
     meetings.edit(town.conn, town.secretary, MEETING, town.plan(title="新题"), 0)

@@ -38,6 +38,12 @@ def followed(client: Client, response: httpx.Response) -> str:
     return text_of(client.get(response.headers["location"]))
 
 
+def shown_in(response: httpx.Response) -> str:
+    """The version of a meeting that its form shows."""
+    [found] = re.findall(r'name="shown" value="([^"]*)"', response.text)
+    return str(found)
+
+
 def attendances(site: Site) -> dict[str, str]:
     a, m = s.attendances.c, s.members.c
     with reading(site.engine) as conn:
@@ -122,7 +128,13 @@ def test_a_meeting_is_moved_cancelled_and_restored(site: Site) -> None:
     client = site.signed_in()
     page = client.get(f"{MEETING}/edit")
     assert 'value="会题"' in page.text
-    form = {**FORM, "grace_minutes": "5", "end_day": "2026-05-07", "ends": "01:00"}
+    form = {
+        **FORM,
+        "grace_minutes": "5",
+        "end_day": "2026-05-07",
+        "ends": "01:00",
+        "shown": shown_in(page),
+    }
     response = client.post(f"{MEETING}/edit", data=form)
     shown = followed(client, response)
     assert "会议已修改。" in shown
@@ -146,6 +158,43 @@ def test_a_meeting_is_moved_cancelled_and_restored(site: Site) -> None:
     assert "恢复会议 ：转晴" in changes
     assert "取消会议 ：台风" in changes
     assert "修改会议 ：由2026-04-24 11:06改到2026-05-06 19:00" in changes
+
+
+def test_who_changes_what_another_has_changed_is_shown_it_first(site: Site) -> None:
+    mine, theirs = site.signed_in(), site.signed_in("副")
+    form = {**FORM, "kind": "BRANCH_ASSEMBLY", "grace_minutes": "0", "end_day": ""}
+    form["shown"] = shown_in(mine.get(f"{MEETING}/edit"))
+    assert theirs.post(f"{MEETING}/edit", data={**form, "starts": "20:00"}).status_code == 303
+    site.tap("李", minutes(-5))
+    mended = {**form, "title": "更正的题", "chair": ""}
+    response = mine.post(f"{MEETING}/edit", data=mended)
+    assert response.status_code == 409
+    page = text_of(response)
+    assert "没有保存：您打开这一页以后，会议已被修改。" in page
+    for each in ("会议名称 ：更正的题", "开始时间 ：19:00", "主持人 ：（空）"):
+        assert each.replace(" ", "") in page.replace(" ", "")
+    assert "结束时间：" not in page.replace(" ", "")
+    for each in ("20:00", "五月党课"):
+        assert f'value="{each}"' in response.text
+    # What was seen now is changed; and what is not seen, or was made up, is not.
+    again = {**form, "starts": "20:00", "title": "更正的题", "shown": shown_in(response)}
+    for wrong in ({"shown": ""}, {"shown": "\x00"}, {"shown": form["shown"]}):
+        assert mine.post(f"{MEETING}/edit", data={**again, **wrong}).status_code == 409
+    assert "会议已修改。" in followed(mine, mine.post(f"{MEETING}/edit", data=again))
+    # Another mistake does not make the form forget what it had shown.
+    stale = {**again, "title": ""}
+    response = mine.post(f"{MEETING}/edit", data=stale)
+    assert (response.status_code, shown_in(response)) == (422, again["shown"])
+
+
+def test_a_refused_move_is_said_beside_the_time(site: Site) -> None:
+    client = site.signed_in()
+    client.post(f"{MEETING}/desk/held", data={"held": "yes"})
+    form = {**FORM, "kind": "BRANCH_ASSEMBLY", "grace_minutes": "0"}
+    form["shown"] = shown_in(client.get(f"{MEETING}/edit"))
+    response = client.post(f"{MEETING}/edit", data=form)
+    assert response.status_code == 422
+    assert "已按原来的时间办理了“确认已召开”" in text_of(response)
 
 
 def test_organisations_take_part_by_ticking_them(site: Site) -> None:
@@ -334,7 +383,7 @@ def joint(site: Site) -> Site:
     with site.engine.begin() as conn:
         conn.execute(
             insert(s.meeting_organisations).values(
-                meeting_id=site.ids["会"], organisation_id=site.ids["乙"]
+                meeting_id=site.ids["会"], organisation_id=site.ids["乙"], agreed_ms=0
             )
         )
     return site
