@@ -33,7 +33,7 @@ from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.expected import holds
 from hub.store.queries import MeetingHead, evidence_of
-from hub.store.scope import EVERYTHING
+from hub.store.scope import EVERYTHING, taking_part
 from hub.store.stated import stated_of
 from hub.taps import last_of
 from protocol.credential import MEMBER_SCHEME

@@ -21,7 +21,7 @@ from hub.imports.rows import Row
 from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.policies import Policies
-from hub.store.scope import Everything, Scope, sees_device, subtree
+from hub.store.scope import Everything, Scope, sees_device, subtree, taking_part
 from protocol.credential import MEMBER_SCHEME
 
 OUTSIDE: Final = "这个编号在您的管理范围以外已有人使用：请换一个编号"
@@ -68,6 +68,7 @@ class Draft:
     all_rows: list[Row]
     policies: Policies
     zone: ZoneInfo
+    now_ms: int
     scope: Scope
     renames: bool
     progress: Callable[[int, int], None]
@@ -205,12 +206,12 @@ class Draft:
         spans: dict[int, list[Validity]] = defaultdict(list)
         for organisation_id, validity in places:
             spans[organisation_id].append(validity)
-        m, mo = s.meetings.c, s.meeting_organisations.c
+        m, mo = s.meetings.c, taking_part.c
         found = []
         for part in chunks(sorted(spans)):
             for row in self.conn.execute(
                 select(m.id, m.venue_id, m.opens_ms, m.ends_ms, mo.organisation_id)
-                .join(s.meeting_organisations, mo.meeting_id == m.id)
+                .join(taking_part, mo.meeting_id == m.id)
                 .where(mo.organisation_id.in_(part))
             ):
                 window = Validity(row.opens_ms, row.ends_ms + 1)

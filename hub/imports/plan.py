@@ -100,7 +100,7 @@ def plan(
 ) -> Report:
     """What `apply` would do now; writes nothing, and needs no write transaction.
 
-    `now_ms` decides only which time zone holds.
+    `now_ms` decides which time zone holds.
     """
     return _draw_up(conn, asked, now_ms, scope, progress)[0]
 
@@ -159,6 +159,7 @@ def _draw_up(
         rows,
         policies,
         policies.zone(now_ms),
+        now_ms,
         scope,
         asked.renames,
         progress or (lambda _done, _all: None),

@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Final, assert_never
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import delete, select
+from sqlalchemy import select, update
 
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.domain.attendance import MINUTE_MS, Validity
@@ -36,6 +36,7 @@ from hub.imports.draft import (
 from hub.imports.rows import Row
 from hub.imports.words import CARD_FORMATS, VOTES, Register, Votes
 from hub.store import schema as s
+from hub.store.bulk import chunks
 from hub.store.policies import GRACE_MINUTES, OPENS_BEFORE_MINUTES
 from protocol.credential import CardNumberFormat, Credential, InvalidCredentialError, uid_from
 
@@ -732,9 +733,13 @@ def _leave(draft: Draft, left: Iterable[tuple[int, int]]) -> None:
     mo = s.meeting_organisations.c
     for meeting_id, organisation_id in left:
         draft.conn.execute(
-            delete(s.meeting_organisations).where(
-                mo.meeting_id == meeting_id, mo.organisation_id == organisation_id
+            update(s.meeting_organisations)
+            .where(
+                mo.meeting_id == meeting_id,
+                mo.organisation_id == organisation_id,
+                mo.left_ms.is_(None),
             )
+            .values(left_ms=draft.now_ms)
         )
 
 
@@ -745,18 +750,30 @@ def _take_part(draft: Draft, hosts: Mapping[str, int]) -> None:
     known = draft.known(s.meetings)
     mo = s.meeting_organisations.c
     kept = {
-        (row.meeting_id, row.organisation_id)
-        for row in draft.conn.execute(select(mo.meeting_id, mo.organisation_id))
+        (row.meeting_id, row.organisation_id): row
+        for row in draft.conn.execute(select(s.meeting_organisations).where(mo.left_ms.is_(None)))
     }
     rows = [(known[code].id, organisation_id) for code, organisation_id in hosts.items()]
     draft.insert(
         s.meeting_organisations,
         [
-            {"meeting_id": meeting_id, "organisation_id": organisation_id}
+            {
+                "meeting_id": meeting_id,
+                "organisation_id": organisation_id,
+                "agreed_ms": draft.now_ms,
+            }
             for meeting_id, organisation_id in rows
             if (meeting_id, organisation_id) not in kept
         ],
     )
+    # It was asked to take part in what is its own meeting now.
+    waiting = [kept[each].id for each in rows if each in kept and kept[each].agreed_ms is None]
+    for part in chunks(waiting):
+        draft.conn.execute(
+            update(s.meeting_organisations)
+            .where(mo.id.in_(part))
+            .values(agreed_ms=draft.now_ms)
+        )
 
 
 def _is_sane(at_ms: int, zone: ZoneInfo) -> bool:

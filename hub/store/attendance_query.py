@@ -51,6 +51,7 @@ from hub.store.scope import (
     find_meeting,
     find_organisation,
     subtree,
+    taking_part,
     within,
 )
 
@@ -309,7 +310,7 @@ def _rows(query: Query, now_ms: int) -> CompoundSelect[Any] | Select[Any]:
     """meeting_id, member_id, verdict, at_ms, taps, declaration_id of everything that fits."""
     m, mo, a, p = (
         s.meetings.c,
-        s.meeting_organisations.c,
+        taking_part.c,
         s.attendances.c,
         s.memberships.c,
     )
@@ -341,7 +342,7 @@ def _rows(query: Query, now_ms: int) -> CompoundSelect[Any] | Select[Any]:
         )
         .distinct()
         .select_from(s.meetings)
-        .join(s.meeting_organisations, mo.meeting_id == m.id)
+        .join(taking_part, mo.meeting_id == m.id)
         .join(s.memberships, IS_EXPECTED_OF)
         .where(
             *asked,
@@ -365,7 +366,7 @@ def _rows(query: Query, now_ms: int) -> CompoundSelect[Any] | Select[Any]:
 
 def _concerned(scope: Scope, from_ms: int, to_ms: int) -> Select[Any]:
     """Members of the scope in the period, and of the partners of meetings that it hosts then."""
-    m, mo, p = s.meetings.c, s.meeting_organisations.c, s.memberships.c
+    m, mo, p = s.meetings.c, taking_part.c, s.memberships.c
     found = select(s.members.c.id, s.members.c.code, s.members.c.name)
     if scope is EVERYTHING:
         return found

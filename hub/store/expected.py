@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, and_, case, or_, s
 from hub.domain.attendance import expected_body
 from hub.domain.terms import MeetingKind
 from hub.store import schema as s
+from hub.store.scope import taking_part
 
 
 def holds(table: FromClause, at_ms: ColumnElement[int] | int) -> ColumnElement[bool]:
@@ -22,8 +23,8 @@ def holds(table: FromClause, at_ms: ColumnElement[int] | int) -> ColumnElement[b
 
 
 TAKES_PART: Final = s.memberships.c.organisation_id.in_(
-    select(s.meeting_organisations.c.organisation_id)
-    .where(s.meeting_organisations.c.meeting_id == s.meetings.c.id)
+    select(taking_part.c.organisation_id)
+    .where(taking_part.c.meeting_id == s.meetings.c.id)
     .correlate(s.meetings)
     .scalar_subquery()
 )
@@ -39,9 +40,9 @@ _HOLDS_ITS_PLACE: Final = and_(
 IS_EXPECTED: Final = and_(TAKES_PART, _HOLDS_ITS_PLACE)
 """Joins `memberships` to `meetings`: whoever is expected there."""
 IS_EXPECTED_OF: Final = and_(
-    s.memberships.c.organisation_id == s.meeting_organisations.c.organisation_id, _HOLDS_ITS_PLACE
+    s.memberships.c.organisation_id == taking_part.c.organisation_id, _HOLDS_ITS_PLACE
 )
-"""Joins `memberships` to `meetings` and their `meeting_organisations`: the same, found by index.
+"""Joins `memberships` to `meetings` and their `taking_part`: the same, found by index.
 
 For questions about many meetings; whoever belongs to several of the organisations comes up twice.
 """

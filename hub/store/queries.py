@@ -81,7 +81,7 @@ from hub.store.clocks import (
 )
 from hub.store.expected import IS_EXPECTED, IS_EXPECTED_OF, holds
 from hub.store.policies import QUORUM_ASSEMBLY, Policies
-from hub.store.scope import EVERYTHING, Scope, is_within, takes_part, within
+from hub.store.scope import EVERYTHING, Scope, is_within, takes_part, taking_part, within
 from hub.store.stated import is_assigned, organisations_of, stated_of
 from protocol.journal import KIND_TAP
 
@@ -337,7 +337,7 @@ def organisation_attendance(
                 s.meetings.c.id, func.count(s.memberships.c.member_id.distinct()).label("expected")
             )
             .select_from(s.meetings)
-            .join(s.meeting_organisations, s.meeting_organisations.c.meeting_id == s.meetings.c.id)
+            .join(taking_part, taking_part.c.meeting_id == s.meetings.c.id)
             .join(s.memberships, IS_EXPECTED_OF)
             .where(asked)
             .group_by(s.meetings.c.id)
@@ -517,13 +517,13 @@ def evidence_of(verdict: str | None, stated: str | None, taps: int | None) -> Ev
 
 def _partners(conn: Connection, meeting_ids: Sequence[int] | Select[Any]) -> dict[int, list[Named]]:
     """By meeting: the other organisations that take part."""
-    mo, o = s.meeting_organisations.c, s.organisations.c
+    mo, o = taking_part.c, s.organisations.c
     found: dict[int, list[Named]] = defaultdict(list)
     parts = [meeting_ids] if isinstance(meeting_ids, Select) else list(chunks(meeting_ids))
     for part in parts:
         for row in conn.execute(
             select(mo.meeting_id, o.public_id, o.code, o.name)
-            .select_from(s.meeting_organisations)
+            .select_from(taking_part)
             .join(s.organisations, o.id == mo.organisation_id)
             .join(s.meetings, s.meetings.c.id == mo.meeting_id)
             .where(mo.meeting_id.in_(part), o.id != s.meetings.c.organisation_id)

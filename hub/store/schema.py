@@ -289,13 +289,27 @@ meetings = Table(
     Index(None, "organisation_id", "starts_ms"),
 )
 
-# Every organisation that takes part, the meeting's own included: a joint meeting has several.
+# Every organisation that took part at some time, the meeting's own included: a joint meeting has
+# several. Who takes part now is `hub.store.scope.taking_part`. Never deleted: who was shown what
+# depends on who took part then, so an organisation that comes again has another row.
 meeting_organisations = Table(
     "meeting_organisations",
     metadata,
-    _ref("meeting_id", "meetings.id"),
+    _key(),
+    _ref("meeting_id", "meetings.id", index=True),
     _ref("organisation_id", "organisations.id", index=True),
-    PrimaryKeyConstraint("meeting_id", "organisation_id"),
+    # NULL: it was asked to and has not agreed yet.
+    _ms("agreed_ms", nullable=True),
+    # When it was taken out, or said no; NULL: it still takes part, or is still asked to.
+    _ms("left_ms", nullable=True),
+    Index(
+        "uq_meeting_organisations_now",
+        "meeting_id",
+        "organisation_id",
+        unique=True,
+        sqlite_where=text("left_ms IS NULL"),
+        postgresql_where=text("left_ms IS NULL"),
+    ),
 )
 
 # --- Declarations ---------------------------------------------------------------------------
@@ -648,6 +662,8 @@ accesses = Table(
     Column("actor", Text(), nullable=False),
     _ref("account_id", "accounts.id", nullable=True),
     _ref("token_id", "tokens.id", nullable=True),
+    # The organisation whose sub-tree the looker saw then. NULL: the hub's own machine, everything.
+    _ref("scope_id", "organisations.id", nullable=True),
     # A dotted noun such as meeting.page or member.export.
     Column("what", Text(), nullable=False),
     # What was shown: a meeting with everybody there, a member, or a sub-tree in a period.

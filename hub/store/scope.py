@@ -2,7 +2,8 @@
 
 Promises: what lies outside of the scope is not found, exactly as what does not exist. A meeting is
 seen by every organisation that takes part in it, and may be changed by its own alone
-(`find_meeting(…, to_change=True)`).
+(`find_meeting(…, to_change=True)`). One that was asked to take part and has not agreed sees nothing
+of it here, and nobody sees anything of it there: see `hub.joining`.
 """
 
 import uuid
@@ -23,6 +24,15 @@ class Everything(Enum):
 EVERYTHING: Final = Everything.EVERYTHING
 Scope = int | Literal[Everything.EVERYTHING]
 """An organisation's id, for it and all below it; or EVERYTHING."""
+
+
+_MO: Final = s.meeting_organisations.c
+taking_part: Final = (
+    select(_MO.meeting_id, _MO.organisation_id)
+    .where(_MO.agreed_ms.is_not(None), _MO.left_ms.is_(None))
+    .subquery("taking_part")
+)
+"""Which organisations take part in which meetings now: (meeting_id, organisation_id)."""
 
 
 class NotFoundError(LookupError):
@@ -60,7 +70,7 @@ def is_within(conn: Connection, scope: Scope, organisation_id: int) -> bool:
 
 def takes_part(scope: Scope) -> ColumnElement[bool]:
     """The condition that one of a meeting's organisations lies in the scope."""
-    mo = s.meeting_organisations.c
+    mo = taking_part.c
     if isinstance(scope, Everything):
         return literal(value=True)
     return s.meetings.c.id.in_(

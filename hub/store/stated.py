@@ -26,14 +26,15 @@ from hub.domain.terms import Body, DeclarationKind, Office
 from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.expected import holds
+from hub.store.scope import taking_part
 from protocol.credential import MEMBER_SCHEME
 from protocol.journal import Act
 
 
 def organisations_of(conn: Connection, meeting_ids: Iterable[int]) -> dict[int, list[int]]:
-    """The organisations that take part, by meeting."""
+    """The organisations that take part now, by meeting."""
     found: dict[int, list[int]] = defaultdict(list)
-    mo = s.meeting_organisations.c
+    mo = taking_part.c
     for part in chunks(sorted(set(meeting_ids))):
         for row in conn.execute(
             select(mo.meeting_id, mo.organisation_id).where(mo.meeting_id.in_(part))
@@ -213,7 +214,7 @@ def _nearness(row: Row[Any]) -> tuple[bool, int, int]:
 
 def _speaks() -> ColumnElement[bool]:
     """Whether a reading's member held an office or a committee place in the meeting, then."""
-    r, m, mo = s.readings.c, s.meetings.c, s.meeting_organisations.c
+    r, m, mo = s.readings.c, s.meetings.c, taking_part.c
 
     def held(table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
         return (

@@ -58,7 +58,9 @@ def told(engine: Engine) -> dict[str, Attendance]:
         )
         conn.execute(
             insert(s.meeting_organisations).values(
-                meeting_id=world.ids["会"], organisation_id=world.organisation("丙", "区")
+                meeting_id=world.ids["会"],
+                organisation_id=world.organisation("丙", "区"),
+                agreed_ms=0,
             )
         )
         conn.execute(update(s.meetings).values(chair="王主持"))

@@ -171,7 +171,7 @@ class World:
         for each in (organisation, *partners):
             self.conn.execute(
                 insert(s.meeting_organisations).values(
-                    meeting_id=meeting, organisation_id=self.ids[each]
+                    meeting_id=meeting, organisation_id=self.ids[each], agreed_ms=LONG_AGO
                 )
             )
         return meeting

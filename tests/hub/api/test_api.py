@@ -89,7 +89,7 @@ def test_what_people_stated_is_told(site: Site) -> None:
             )
         conn.execute(
             insert(s.meeting_organisations).values(
-                meeting_id=world.ids["会"], organisation_id=world.ids["乙"]
+                meeting_id=world.ids["会"], organisation_id=world.ids["乙"], agreed_ms=0
             )
         )
         conn.execute(update(s.meetings).values(chair="王主持"))

@@ -223,7 +223,7 @@ def test_reasons_are_for_those_who_decide(site: Site) -> None:
     with site.engine.begin() as conn:
         conn.execute(
             insert(s.meeting_organisations).values(
-                meeting_id=site.ids["会"], organisation_id=site.ids["乙"]
+                meeting_id=site.ids["会"], organisation_id=site.ids["乙"], agreed_ms=0
             )
         )
     # A partner is told nothing of another branch's people.

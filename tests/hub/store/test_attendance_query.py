@@ -245,7 +245,7 @@ def test_a_guest_from_elsewhere_is_not_listed_and_a_partners_member_has_no_page(
         assert (guest.meeting, guest.member, guest.verdict) == ("会", "钱", Verdict.GUEST)
         conn.execute(
             insert(s.meeting_organisations).values(
-                meeting_id=world.ids["会"], organisation_id=world.ids["乙"]
+                meeting_id=world.ids["会"], organisation_id=world.ids["乙"], agreed_ms=0
             )
         )
         rebuild(conn)

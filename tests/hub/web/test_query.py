@@ -384,7 +384,7 @@ def test_who_may_change_the_meeting_is_led_to_its_desk(site: Site) -> None:
     with site.engine.begin() as conn:
         conn.execute(
             insert(s.meeting_organisations).values(
-                meeting_id=site.ids["会"], organisation_id=site.ids["乙"]
+                meeting_id=site.ids["会"], organisation_id=site.ids["乙"], agreed_ms=0
             )
         )
     partner = site.signed_in("乙").get(MEETING).text

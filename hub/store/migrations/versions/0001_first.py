@@ -669,6 +669,7 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.Column("actor", sa.Text(), nullable=False),
         sa.Column("account_id", KEY, nullable=True),
         sa.Column("token_id", KEY, nullable=True),
+        sa.Column("scope_id", KEY, nullable=True),
         sa.Column("what", sa.Text(), nullable=False),
         sa.Column("meeting_id", KEY, nullable=True),
         sa.Column("member_id", KEY, nullable=True),
@@ -684,6 +685,9 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.ForeignKeyConstraint(["member_id"], ["members.id"], name=op.f("fk_accesses_member_id")),
         sa.ForeignKeyConstraint(
             ["organisation_id"], ["organisations.id"], name=op.f("fk_accesses_organisation_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["scope_id"], ["organisations.id"], name=op.f("fk_accesses_scope_id")
         ),
         sa.ForeignKeyConstraint(["token_id"], ["tokens.id"], name=op.f("fk_accesses_token_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_accesses")),
@@ -761,8 +765,11 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
     )
     op.create_table(
         "meeting_organisations",
+        sa.Column("id", KEY, autoincrement=True, nullable=False),
         sa.Column("meeting_id", KEY, nullable=False),
         sa.Column("organisation_id", KEY, nullable=False),
+        sa.Column("agreed_ms", sa.BigInteger(), nullable=True),
+        sa.Column("left_ms", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(
             ["meeting_id"], ["meetings.id"], name=op.f("fk_meeting_organisations_meeting_id")
         ),
@@ -771,9 +778,21 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
             ["organisations.id"],
             name=op.f("fk_meeting_organisations_organisation_id"),
         ),
-        sa.PrimaryKeyConstraint(
-            "meeting_id", "organisation_id", name=op.f("pk_meeting_organisations")
-        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_meeting_organisations")),
+    )
+    op.create_index(
+        op.f("ix_meeting_organisations_meeting_id"),
+        "meeting_organisations",
+        ["meeting_id"],
+        unique=False,
+    )
+    op.create_index(
+        "uq_meeting_organisations_now",
+        "meeting_organisations",
+        ["meeting_id", "organisation_id"],
+        unique=True,
+        sqlite_where=sa.text("left_ms IS NULL"),
+        postgresql_where=sa.text("left_ms IS NULL"),
     )
     op.create_index(
         op.f("ix_meeting_organisations_organisation_id"),
