@@ -16,6 +16,7 @@ from hub.derive import (
 )
 from hub.domain.terms import DeclarationKind
 from hub.store import schema as s
+from hub.store.stated import stated_of
 from protocol.journal import Act
 from tests.hub.world import Entry, World, district, minutes, uid_of
 
@@ -77,6 +78,71 @@ def test_a_joint_meeting_expects_the_members_of_each(engine: Engine) -> None:
         )
         derive_batch(conn)
         assert verdicts(world, "联") == {"李": "PRESENT", "钱": "PRESENT"}
+
+
+def test_an_act_speaks_for_one_meeting_and_a_witness_for_each_that_is_open(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.office("王", "甲")
+        world.meeting("晚", "甲", "礼堂", start=60)
+        world.epoch("e", "一号")
+        officer = uid_of(world, "王")
+        world.batch(
+            "e",
+            1,
+            [
+                Entry(1, minutes(50), True, officer, Act.CLOSED),
+                Entry(2, minutes(50), True, officer, Act.HEAD_COUNT, 5),
+                Entry(3, minutes(51), True, officer, Act.WITNESSED, about=world.names("李")),
+            ],
+        )
+        derive_batch(conn)
+        said = stated_of(conn, [world.ids["会"], world.ids["晚"]])
+        first, second = said[world.ids["会"]], said[world.ids["晚"]]
+        assert (first.held, first.head_count) == (True, 5)
+        assert (second.held, second.head_count) == (None, None)
+        assert verdicts(world)["李"] == verdicts(world, "晚")["李"] == "WITNESSED"
+        assert rebuild_check(conn) == []
+
+
+def test_a_tap_is_assigned_to_one_meeting_whatever_becomes_of_the_other(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.meeting("晚", "甲", "礼堂", start=120)
+        world.epoch("e", "一号")
+        # After the one and before the other.
+        world.batch("e", 1, [Entry(1, minutes(70), True, uid_of(world, "李"))])
+        derive_batch(conn)
+        entry = {"epoch_id": world.ids["e"], "seq": 1}
+        world.declare("会", "TAP_ASSIGNED", at=80, **entry)
+        rederive_meetings(conn, [world.ids["会"]])
+        assert verdicts(world) == {"李": "LATE"}
+        later = world.declare("晚", "TAP_ASSIGNED", at=81, **entry)
+        rederive_meetings(conn, [world.ids["晚"]])
+        assert (verdicts(world), verdicts(world, "晚")) == ({}, {"李": "PRESENT"})
+        assert rebuild_check(conn) == []
+        world.declare("晚", "WITHDRAWN", about=later, at=82)
+        rederive_meetings(conn, [world.ids["晚"]])
+        assert (verdicts(world), verdicts(world, "晚")) == ({"李": "LATE"}, {})
+        assert rebuild_check(conn) == []
+
+
+def test_an_assignment_counts_as_long_as_it_fits_what_is_known(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = district(conn)
+        world.epoch("e", "一号")
+        card = uid_of(world, "李")
+        world.batch("e", 1, [Entry(60_000, 7, False, card)], minutes(5000))
+        derive_batch(conn)
+        world.declare("会", "TAP_ASSIGNED", at=20, epoch_id=world.ids["e"], seq=1)
+        rederive_meetings(conn, [world.ids["会"]])
+        assert verdicts(world) == {"李": "PRESENT"}
+        # The boot's clock becomes known: it was two days later.
+        dated = Entry(120_000, minutes(3000), trusted=True)
+        world.heartbeat("一号", "e", 1, dated, minutes(5001))
+        derive_batch(conn)
+        assert verdicts(world) == {}
+        assert rebuild_check(conn) == []
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -136,6 +136,38 @@ def test_an_assigned_tap_shows_its_member_and_an_undated_one_makes_nobody_late()
     assert conclude(MEETING, {}, said, {}) == {}
 
 
+def test_the_earliest_tap_decides_assigned_or_not() -> None:
+    early, late = TapKey(9, 1), TapKey(1, 1)
+    said = fold(
+        [
+            Declaration(8, K.TAP_ASSIGNED, 20, key=early),
+            Declaration(9, K.TAP_ASSIGNED, 21, key=late),
+        ]
+    )
+    assigned = {early: AssignedTap(LI, minutes(-40)), late: AssignedTap(LI, minutes(70))}
+    found = conclude(MEETING, {}, said, assigned)[LI]
+    assert (found.verdict, found.key, found.declaration_id, found.taps) == (
+        Verdict.PRESENT,
+        early,
+        8,
+        2,
+    )
+    check_in = CheckIn(100, LI, Verdict.LATE, minutes(50), TapKey(5, 5), 1)
+    found = conclude(MEETING, {LI: check_in}, said, assigned)[LI]
+    assert (found.verdict, found.key, found.taps) == (Verdict.PRESENT, early, 3)
+    # One that counts by itself is counted once.
+    twice = {early: AssignedTap(LI, minutes(50), counts=True)}
+    found = conclude(MEETING, {LI: check_in}, said, twice)[LI]
+    assert (found.key, found.declaration_id, found.taps) == (TapKey(5, 5), None, 1)
+
+
+def test_a_sheet_that_nobody_signed_says_nothing() -> None:
+    complete = Declaration(7, K.SHEET_COMPLETE, 30)
+    assert fold([SHEET, complete]).sheet_complete
+    assert not fold([complete]).sheet_complete
+    assert not fold([SHEET, complete, Declaration(8, K.WITHDRAWN, 31, about_id=1)]).sheet_complete
+
+
 declarations = st.lists(
     st.builds(
         Declaration,
