@@ -14,7 +14,7 @@ from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.context import Context, api_right, context
 from hub.imports.files import read_file
-from hub.imports.jobs import record
+from hub.imports.jobs import BusyError, Desk, record
 from hub.imports.plan import Asked, Report, apply, plan
 from hub.imports.rows import MAX_BYTES, Reading
 from hub.imports.rows import Problem as Wrong
@@ -23,6 +23,7 @@ from hub.store.engine import reading
 
 MAX_PROBLEMS: Final = 1000
 _LONGEST_NAME: Final = 200
+_RETRY_AFTER: Final = {"Retry-After": "30"}
 
 Hub = Annotated[Context, Depends(context)]
 Asking = Annotated[Caller, Depends(api_right(Right.PEOPLE))]
@@ -105,7 +106,11 @@ _BODY: Final[dict[str, Any]] = {
         403: {"model": Problem, "description": "The token's role may not do this."},
         413: {"model": Problem, "description": "The file is too large."},
         422: {"model": ImportRefused, "description": "Nothing was taken; it is said why."},
-        503: {"model": Problem, "description": "The database cannot be used now."},
+        503: {
+            "model": Problem,
+            "description": "Too many import now: try again after as many seconds as `Retry-After`"
+            " says. Or the database cannot be used now.",
+        },
     },
 )
 async def import_register(
@@ -120,7 +125,8 @@ async def import_register(
 ) -> Response:
     """Take a file into a register, all of it or nothing; the same again changes nothing.
 
-    Only organisations of the token's sub-tree are known. Columns: see docs/operations.md.
+    Only organisations of the token's sub-tree are known. Columns: see docs/operations.md. The hub
+    takes one file at a time, those of its pages included; a request waits a while for its turn.
     """
     columns, name = None, ""
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
@@ -133,9 +139,21 @@ async def import_register(
             columns = _reading(form.get("columns"), form.get("fixed"))
     else:
         data = await request.body()
-    answer = await run_in_threadpool(
-        _answer, hub, caller, register, data, name, columns, dry_run=dry_run, renames=renames
-    )
+    try:
+        answer = await run_in_threadpool(
+            _answer,
+            hub,
+            request.app.state.desk,
+            caller,
+            register,
+            data,
+            name,
+            columns,
+            dry_run=dry_run,
+            renames=renames,
+        )
+    except BusyError:
+        raise HTTPException(503, "other imports are being done; try again", _RETRY_AFTER) from None
     return JSONResponse(answer.model_dump(), 422 if isinstance(answer, ImportRefused) else 200)
 
 
@@ -159,6 +177,7 @@ def _object(name: str, text: Any) -> dict[str, str]:
 
 def _answer(
     hub: Context,
+    desk: Desk,
     caller: Caller,
     register: Register,
     data: bytes,
@@ -169,18 +188,19 @@ def _answer(
     renames: bool,
 ) -> ImportOut | ImportRefused:
     problems: list[Wrong] = []
-    grid = read_file(data, problems)
-    if grid is None:
-        return _refused(problems)
-    asked, now_ms = Asked(register, grid, columns, renames), hub.clock()
-    if dry_run:
-        with reading(hub.engine) as conn:
-            report = plan(conn, asked, now_ms, caller.organisation_id)
-    else:
-        with hub.engine.begin() as conn:
-            report = apply(conn, asked, now_ms, caller.organisation_id)
-            if report.ok:
-                record(conn, caller, report, name, grid.sha256, now_ms)
+    with desk.turn():
+        grid = read_file(data, problems)
+        if grid is None:
+            return _refused(problems)
+        asked, now_ms = Asked(register, grid, columns, renames), hub.clock()
+        if dry_run:
+            with reading(hub.engine) as conn:
+                report = plan(conn, asked, now_ms, caller.organisation_id)
+        else:
+            with hub.engine.begin() as conn:
+                report = apply(conn, asked, now_ms, caller.organisation_id)
+                if report.ok:
+                    record(conn, caller, report, name, grid.sha256, now_ms)
     return _told(report, dry_run=dry_run) if report.ok else _refused(report.problems)
 
 

@@ -1,12 +1,13 @@
 """Imports that people do on pages, one after another, in a thread beside the requests.
 
-Promises: a job belongs to the account that began it, and nobody else sees it; a request never waits
-for a long file. Nothing of a job is kept but in memory: after a restart the file is sent again, and
-what was half done was not done.
+Imports by the API take their turn among them. Promises: a job belongs to the account that began it,
+and nobody else sees it; a request for a page never waits for a long file. Nothing of a job is kept
+but in memory: after a restart the file is sent again, and what was half done was not done.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,13 +20,18 @@ from hub.auth.callers import Caller
 from hub.domain.terms import Term
 from hub.imports.files import read_file
 from hub.imports.plan import Asked, NotPreviewedError, Report, apply, plan
-from hub.imports.rows import Grid, Problem, Reading, guess, is_ours
+from hub.imports.rows import MAX_WEIGHT, Grid, Problem, Reading, guess, is_ours
 from hub.imports.words import COLUMNS, HEADINGS, Register
 from hub.store.engine import reading
 
 log = structlog.get_logger(__name__)
 
 MAX_JOBS: Final = 8
+MAX_HELD: Final = 2 * MAX_WEIGHT
+"""If the files of the jobs weigh more than that together, no other begins."""
+MAX_WAITING: Final = 4
+"""So many requests may wait for their turn, each in a thread that serves everything else too."""
+WAIT_S: Final = 20.0
 IDLE_MS: Final = 60 * 60 * 1000
 """A job that nobody has looked at for so long may be forgotten."""
 
@@ -86,6 +92,25 @@ class Desk:
         self._lock = threading.Lock()
         # One file at a time: they take memory, and the database's write lock.
         self._turn = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(MAX_WAITING)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """While no other file is read, checked or taken.
+
+        Raises BusyError after `WAIT_S`, or at once where `MAX_WAITING` others wait.
+        """
+        if not self._waiting.acquire(blocking=False):
+            raise BusyError
+        try:
+            if not self._turn.acquire(timeout=WAIT_S):
+                raise BusyError
+        finally:
+            self._waiting.release()
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def of(self, caller: Caller) -> Job | None:
         """The account's job."""
@@ -106,7 +131,9 @@ class Desk:
                 if each.looked_ms > now_ms - IDLE_MS or each.stage in WORKING
             }
             earlier = kept.pop(_owner(caller), None)
-            if len(kept) >= MAX_JOBS or (earlier is not None and earlier.stage in WORKING):
+            held = sum(each.grid.weight for each in kept.values() if each.grid is not None)
+            is_full = len(kept) >= MAX_JOBS or held > MAX_HELD
+            if is_full or (earlier is not None and earlier.stage in WORKING):
                 raise BusyError
             self._jobs = {**kept, _owner(caller): job}
         self._begin(job, lambda: self._read(job, caller, data))

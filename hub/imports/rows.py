@@ -19,6 +19,12 @@ MAX_ROWS: Final = 200_000
 MAX_COLUMNS: Final = 200
 MAX_CODE_CHARS: Final = 64
 MAX_TEXT_CHARS: Final = 200
+MAX_CELL_CHARS: Final = 1000
+"""What a cell of a sheet holds beyond it is not read: no column of ours takes so much."""
+MAX_WEIGHT: Final = 64 << 20
+"""Of a file: its characters, each cell counting for `_CELL_WEIGHT` more. In memory it is at most
+about six times as many bytes."""
+_CELL_WEIGHT: Final = 16
 TITLE_ROWS: Final = 10
 """So many rows of one cell each may stand above the headings: titles, as exports have them."""
 PROBLEMS_HEADING: Final = "问题"
@@ -93,6 +99,8 @@ class Grid:
     """(the row's number, its cells); a cell may be a `Number`."""
     sheet: str | None = None
     """Of several sheets the one that was read."""
+    weight: int = 0
+    """See `MAX_WEIGHT`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,13 +275,23 @@ def grid_of(
     Above the headings there may be titles: rows of one cell each.
     """
     kept: list[tuple[int, tuple[str, ...]]] = []
+    weight = 0
     for number, cells in rows:
-        stripped = tuple(
-            cell if isinstance(cell, Number) else _stripped(str(cell)) for cell in cells
-        )
-        if not any(stripped):
+        bare = tuple(cell if isinstance(cell, Number) else stripped(str(cell)) for cell in cells)
+        if not any(bare):
             continue
-        kept.append((number, stripped))
+        weight += sum(_CELL_WEIGHT + len(cell) for cell in bare)
+        if weight > MAX_WEIGHT:
+            problems.append(
+                Problem(
+                    number,
+                    None,
+                    None,
+                    "到这一行内容已太多：请删去不导入的列，或分成几个文件",
+                )
+            )
+            return None
+        kept.append((number, bare))
         if len(kept) > MAX_ROWS + TITLE_ROWS + 1:
             break
     if not kept:
@@ -296,10 +314,11 @@ def grid_of(
     if not below:
         problems.append(Problem(None, None, None, "只有表头，没有一行内容"))
         return None
-    return Grid(sha256, head, tuple(map(str, headings)), tuple(below), sheet)
+    return Grid(sha256, head, tuple(map(str, headings)), tuple(below), sheet, weight)
 
 
-def _stripped(cell: str) -> str:
+def stripped(cell: str) -> str:
+    """A cell's text without blanks and invisible characters around it."""
     return cell.strip().strip("\N{ZERO WIDTH NO-BREAK SPACE}\N{ZERO WIDTH SPACE}")
 
 

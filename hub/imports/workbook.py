@@ -2,10 +2,11 @@
 
 Promises: whatever the bytes are, the answer is a grid or problems, never an exception; a file made
 to be unpacked into more than there is room for, or to take for ever, costs a process of its own and
-nothing else. Values are read, formulas are not worked out; of several sheets the first that is
-visible and not empty.
+nothing else: what that process tells is read line by line, and cut off where it is too much. Values
+are read, formulas are not worked out; of several sheets the first that is visible and not empty.
 
-Run as a program it is that process: bytes on standard input, JSON on standard output.
+Run as a program it is that process: bytes on standard input; on standard output lines of JSON, the
+first an object (the sheet, or why not), then an array of cells for each row.
 """
 
 import datetime as dt
@@ -16,16 +17,30 @@ import resource
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterator
+from contextlib import suppress
+from threading import Timer
+from typing import IO, Any, Final
 
 from python_calamine import CalamineError, CalamineWorkbook, PasswordError, SheetVisibleEnum
 
-from hub.imports.rows import MAX_COLUMNS, MAX_ROWS, TITLE_ROWS, Grid, Number, Problem, grid_of
+from hub.imports.rows import (
+    MAX_CELL_CHARS,
+    MAX_COLUMNS,
+    MAX_ROWS,
+    TITLE_ROWS,
+    Grid,
+    Number,
+    Problem,
+    grid_of,
+    stripped,
+)
 
 MAX_UNPACKED_BYTES: Final = 256 << 20
 _MAX_MEMORY_BYTES: Final = 2 << 30
 _MAX_SECONDS: Final = 60
+_MAX_LINE_BYTES: Final = 2 << 20
+"""More than the longest row: of `MAX_COLUMNS` cells of `MAX_CELL_CHARS` characters of six bytes."""
 
 _ZIP: Final = b"PK\x03\x04"
 _OLE: Final = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -45,11 +60,22 @@ def is_workbook(data: bytes) -> bool:
 
 def read_workbook(data: bytes, problems: list[Problem]) -> Grid | None:
     """What a file holds, or None and the problems of the file itself. Takes a process."""
-    said = _refused(data) or _asked(data)
-    if isinstance(said, str):
-        problems.append(Problem(None, None, None, said))
-        return None
-    return grid_of(_numbered(said["rows"]), hashlib.sha256(data).digest(), problems, said["sheet"])
+    refused = _refused(data)
+    found: list[Problem] = []
+    grid = None
+    if refused is None:
+        try:
+            grid = _asked(data, found)
+        except _RefusedError as error:
+            refused = str(error)
+    if refused is not None:
+        found = [Problem(None, None, None, refused)]
+    problems += found
+    return grid
+
+
+class _RefusedError(Exception):
+    """Why the file as a whole is not read, in plain words."""
 
 
 def _refused(data: bytes) -> str | None:
@@ -65,34 +91,60 @@ def _refused(data: bytes) -> str | None:
     return None
 
 
-def _asked(data: bytes) -> dict[str, Any] | str:
+def _asked(data: bytes, problems: list[Problem]) -> Grid | None:
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-m", "hub.imports.workbook"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert child.stdin is not None  # noqa: S101
+    assert child.stdout is not None  # noqa: S101
+    too_long = Timer(2 * _MAX_SECONDS, child.kill)
+    too_long.start()
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-m", "hub.imports.workbook"],
-            input=data,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=2 * _MAX_SECONDS,
-            check=True,
-        )
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        return "文件太大或已损坏，读不完：请删去多余的行、列和工作表，另存后再导入"
-    said: dict[str, Any] = json.loads(done.stdout)
-    return _WORDS[said["refused"]] if "refused" in said else said
+        # It reads all of it before it tells anything: neither waits for the other.
+        with suppress(BrokenPipeError):
+            child.stdin.write(data)
+        with suppress(BrokenPipeError):
+            child.stdin.close()
+        said = _line(child.stdout)
+        if "refused" in said:
+            raise _RefusedError(_WORDS[said["refused"]])
+        return grid_of(_rows(child.stdout), hashlib.sha256(data).digest(), problems, said["sheet"])
+    finally:
+        too_long.cancel()
+        child.stdout.close()
+        child.kill()
+        child.wait()
 
 
-def _numbered(rows: Sequence[Sequence[str | float]]) -> Iterator[tuple[int, list[str]]]:
-    for number, cells in enumerate(rows, 1):
+def _rows(told: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
+    number = 0
+    while (cells := _line(told)) is not None:
+        number += 1
         yield (
             number,
             [cell if isinstance(cell, str) else Number.of(cell) for cell in cells],
         )
 
 
+def _line(told: IO[bytes]) -> Any:
+    """What the next line says; the last is null, unless the process ended before it was done."""
+    line = told.readline(_MAX_LINE_BYTES)
+    if not line.endswith(b"\n"):
+        raise _RefusedError("文件太大或已损坏，读不完：请删去多余的行、列和工作表，另存后再导入")
+    return json.loads(line)
+
+
 # --- In the process of its own --------------------------------------------------------------
 
 
-def _read(data: bytes) -> dict[str, Any]:
+def _tell(said: Any) -> None:
+    sys.stdout.buffer.write(json.dumps(said).encode() + b"\n")
+
+
+def _read(data: bytes) -> None:
     try:
         book = CalamineWorkbook.from_filelike(io.BytesIO(data))
         for each in book.sheets_metadata:
@@ -102,18 +154,21 @@ def _read(data: bytes) -> dict[str, Any]:
             if sheet.end is None:
                 continue
             if sheet.width > MAX_COLUMNS:
-                return {"refused": "wide"}
-            rows = []
-            for row in sheet.iter_rows():
-                rows.append([_cell(value) for value in row])
-                if len(rows) > MAX_ROWS + 2 * TITLE_ROWS:
+                _tell({"refused": "wide"})
+                return
+            _tell({"sheet": each.name[:MAX_CELL_CHARS]})
+            for number, row in enumerate(sheet.iter_rows()):
+                if number > MAX_ROWS + 2 * TITLE_ROWS:
                     break
-            return {"sheet": each.name, "rows": rows}
+                _tell([_cell(value) for value in row])
+            _tell(None)
+            return
     except PasswordError:
-        return {"refused": "password"}
+        _tell({"refused": "password"})
     except CalamineError:
-        return {"refused": "broken"}
-    return {"refused": "empty"}
+        _tell({"refused": "broken"})
+    else:
+        _tell({"refused": "empty"})
 
 
 def _cell(value: Any) -> str | float:
@@ -130,11 +185,12 @@ def _cell(value: Any) -> str | float:
         case dt.time():
             return value.isoformat(timespec="minutes")
         case _:
-            return str(value)
+            text = stripped(str(value))
+            return text if len(text) <= MAX_CELL_CHARS else text[: MAX_CELL_CHARS - 1] + "…"
 
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (_MAX_SECONDS, _MAX_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    print(json.dumps(_read(sys.stdin.buffer.read())))
+    _read(sys.stdin.buffer.read())

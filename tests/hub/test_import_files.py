@@ -1,6 +1,8 @@
 """Excel or CSV, our headings or others': the same rows, or the reason why not."""
 
 import io
+import subprocess
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time
@@ -249,6 +251,67 @@ def test_a_file_made_to_fill_the_memory_is_refused_and_the_hub_lives() -> None:
     real, small = size.to_bytes(4, "little"), (1000).to_bytes(4, "little")
     assert real in lying
     assert problems_of(bytes(lying).replace(real, small))
+
+
+def _repeating(rows: int, columns: int, text: str) -> bytes:
+    """A sheet whose cells are all one text, which the file holds once."""
+    with zipfile.ZipFile(io.BytesIO(sheet([["x"]]))) as packed:
+        parts = {name: packed.read(name) for name in packed.namelist()}
+    cell = '<c r="{}{}" t="s"><v>0</v></c>'
+    lines = (
+        f'<row r="{row}">'
+        + "".join(cell.format(chr(ord("A") + column), row) for column in range(columns))
+        + "</row>"
+        for row in range(1, rows + 1)
+    )
+    space = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    parts["xl/worksheets/sheet1.xml"] = (
+        f"<worksheet {space}><sheetData>{''.join(lines)}</sheetData></worksheet>"
+    ).encode()
+    parts["xl/sharedStrings.xml"] = f"<sst {space}><si><t>{text}</t></si></sst>".encode()
+    return _zipped(parts)
+
+
+_WITH_LITTLE_MEMORY = """
+import resource, sys
+from hub.imports.files import read_file
+data = sys.stdin.buffer.read()
+pages = int(open("/proc/self/statm").read().split()[0])
+most = pages * resource.getpagesize() + (int(sys.argv[1]) << 20)
+resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+problems = []
+grid = read_file(data, problems)
+print(*problems, None if grid is None else len(grid.rows))
+"""
+
+
+def _with_little_memory(data: bytes, megabytes: int) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", _WITH_LITTLE_MEMORY, str(megabytes)],
+        input=data,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-300:]
+    return done.stdout.decode().strip()
+
+
+def test_a_small_file_that_says_one_long_text_often_takes_no_memory_of_the_hubs() -> None:
+    bomb = _repeating(300, 2, "长" * 400_000)
+    assert len(bomb) < 20_000
+    assert _with_little_memory(bomb, 100) == "299"
+    cells = grid_of(bomb).rows[0][1]
+    assert [len(cell) for cell in cells] == [1000, 1000]
+    assert cells[0].endswith("长…"), "that something is missing can be seen"
+
+
+def test_a_file_of_too_many_cells_is_refused_while_it_is_read() -> None:
+    # 240,000 cells of a thousand characters each.
+    bomb = _repeating(12_000, 20, "长" * 1000)
+    assert len(bomb) < 2_000_000
+    assert "内容已太多" in _with_little_memory(bomb, 400)
+    text = "编号,名称\n" + ",".join(["ab"] * 4_000_000)
+    assert "第2行：到这一行内容已太多" in problems_of(text.encode())[0]
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow], deadline=None)

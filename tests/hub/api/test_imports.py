@@ -1,6 +1,7 @@
 """A register by the API: dry run, taken whole or refused with reasons."""
 
 import json
+import threading
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ from sqlalchemy import func, select
 
 from hub.auth.tokens import new_token
 from hub.domain.terms import Role
+from hub.imports import jobs
 from hub.store import schema as s
 from hub.store.engine import reading
 from tests.hub.site import Client, Site
@@ -104,3 +106,36 @@ def test_a_new_name_is_taken_only_where_that_is_said(site: Site, operator: Clien
     text = "code,name,organisation,from,to\n李,新名,甲,2025-03-20 11:06,\n"
     assert send(operator, text).status_code == 422
     assert send(operator, text, "?renames=true").json()["changed"] == 1
+
+
+def test_the_hub_takes_one_file_at_a_time_whoever_sends_it(
+    site: Site, operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = members(site)
+    monkeypatch.setattr(jobs, "WAIT_S", 0.01)
+    desk = site.app.state.desk
+    for query in ("", "?dry_run=true"):
+        with desk.turn():
+            response = send(operator, MEMBERS, query)
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "30")
+        assert response.json()["detail"] == "other imports are being done; try again"
+    assert members(site) == before
+    assert send(operator, "x").status_code == 422, "a file that is refused gives its turn back"
+    assert send(operator, MEMBERS).status_code == 200
+    # Where many wait, nobody else does: they would take the threads that serve the pages.
+    monkeypatch.setattr(jobs, "WAIT_S", 60.0)
+    waiting = [threading.Thread(target=_take_a_turn, args=(desk,)) for _ in range(4)]
+    with desk.turn():
+        for each in waiting:
+            each.start()
+        while desk._waiting.acquire(blocking=False):
+            desk._waiting.release()
+        assert send(operator, MEMBERS).status_code == 503
+    for each in waiting:
+        each.join(20)
+    assert send(operator, MEMBERS).status_code == 200
+
+
+def _take_a_turn(desk: jobs.Desk) -> None:
+    with desk.turn():
+        pass

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, func, select
 
+from hub.auth.callers import Caller
 from hub.domain.terms import Role
 from hub.imports import jobs
 from hub.imports.jobs import Desk, Stage
@@ -314,9 +315,7 @@ def test_so_many_jobs_are_kept_and_for_so_long(engine: Engine) -> None:
     now = [0]
     desk = Desk(engine, lambda: now[0])
 
-    def caller(number: int) -> Any:
-        from hub.auth.callers import Caller
-
+    def caller(number: int) -> Caller:
         return Caller("x", Role.OPERATOR, 1, "", "", account_id=number)
 
     data = sheet([["x", "y"], ["1", "2"]])
@@ -332,6 +331,26 @@ def test_so_many_jobs_are_kept_and_for_so_long(engine: Engine) -> None:
     assert desk.open(caller(99), Register.VENUES, "x", data).settled.wait(20)
     assert desk.of(caller(3)) is not None
     assert desk.of(caller(4)) is None
+
+
+def test_large_files_that_wait_for_their_people_are_few(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = sheet([["x", "y"], ["1" * 100, "2"]])
+    monkeypatch.setattr(jobs, "MAX_HELD", 200)
+    desk = Desk(engine, lambda: 0)
+
+    def caller(number: int) -> Caller:
+        return Caller("x", Role.OPERATOR, 1, "", "", account_id=number)
+
+    for number in range(2):
+        assert desk.open(caller(number), Register.VENUES, "x", data).settled.wait(20)
+    with pytest.raises(jobs.BusyError):
+        desk.open(caller(2), Register.VENUES, "x", data)
+    # One's own earlier file goes, and does not count.
+    assert desk.open(caller(1), Register.VENUES, "x", data).settled.wait(20)
+    desk.close(caller(0))
+    assert desk.open(caller(2), Register.VENUES, "x", data).settled.wait(20)
 
 
 @pytest.mark.parametrize("register", list(Register))
