@@ -11,6 +11,7 @@ Dates are in the district's time zone; an end given as a date counts with its wh
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final, assert_never
 from zoneinfo import ZoneInfo
 
@@ -525,6 +526,7 @@ def _cards(draft: Draft) -> None:
             validity, member_id = binding
             each = completed(kept, Dated(code, validity, member_id, None, row))
             wanted.append(each)
+            _refuse_use(draft, row, each, kept, known.get(code))
             bound = kept.get(each.identity)
             columns += ["member"] if bound is None else differing(each, bound, "member")
         draft.fate(row, is_new=is_new, columns=columns)
@@ -558,6 +560,33 @@ def _cards(draft: Draft) -> None:
         lambda each, _old: draft.touched.cards.add(str(each.key)),
         "这张卡同时由另一人持有",
     )
+
+
+def _refuse_use(draft: Draft, row: Row, each: Dated, kept: Kept, card: Any) -> None:
+    """Refuse that a file takes back a loss, or an end, by saying nothing of it."""
+    to_ms, old = each.validity.to_ms, kept.get(each.identity)
+    if card is not None and card.status != CardStatus.ACTIVE.value:
+        ends = [held.validity.to_ms for held in kept.values() if held.key == each.key]
+        last_ms = max((end for end in ends if end is not None), default=None)
+        if last_ms is None:
+            row.fail("card", f"这张卡已{CardStatus(card.status).zh}，不能登记持卡人")
+        elif to_ms is None or to_ms > last_ms:
+            row.fail(
+                "to",
+                f"这张卡已{CardStatus(card.status).zh}，登记到{_moment(last_ms, draft.zone)}为止："
+                "请填写这个结束时间；卡又要用，请先在卡的页面恢复使用",
+            )
+    elif to_ms is None and old is not None and old.validity.to_ms is not None:
+        row.fail(
+            "to",
+            f"这次登记已在{_moment(old.validity.to_ms, draft.zone)}结束："
+            "请填写这个结束时间；卡又要用，请在卡的页面恢复使用",
+        )
+
+
+def _moment(at_ms: int, zone: ZoneInfo) -> str:
+    """As a cell says it."""
+    return f"{datetime.fromtimestamp(at_ms // 1000, zone):%Y-%m-%d %H:%M:%S}".removesuffix(":00")
 
 
 def _card_number(row: Row) -> Credential | None:

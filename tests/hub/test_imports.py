@@ -357,7 +357,12 @@ def test_a_column_that_is_not_there_says_nothing_of_what_is_known(engine: Engine
             assert (report.problems, report.changed, report.unchanged) == ((), 0, 1), register
             assert held(conn) == before
             emptied = text.replace(",2026-05-31\n", ",\n").replace(",15\n", ",\n")
-            assert take(conn, register, emptied).changed == 1, "an empty cell says something"
+            report = take(conn, register, emptied)
+            if register is Register.CARDS:
+                # But whose a card no longer is, it does not become again by a cell left empty.
+                assert problems(report) == [(2, "to")]
+            else:
+                assert report.changed == 1, "an empty cell says something"
             take(conn, register, text)
 
 
@@ -493,6 +498,58 @@ def test_no_bytes_are_too_strange(data: bytes) -> None:
         row.code("code")
         row.text("name")
     assert rows or found
+
+
+CARDS = "card,member,format,number,from,to\nc7,m2,hex,11223355,2026-01-01,{to}\n"
+
+
+def _of_c7(conn: Connection) -> list[Any]:
+    return list(
+        conn.execute(
+            select(s.cards.c.status, s.bindings.c.valid_to_ms)
+            .join(s.bindings, s.bindings.c.card_id == s.cards.c.id)
+            .where(s.cards.c.code == "c7")
+        ).all()
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [("LOST", "已挂失"), ("WITHDRAWN", "已停用"), ("ACTIVE", "已在")]
+)
+def test_a_file_takes_back_no_loss_and_no_end_by_saying_nothing_of_it(
+    engine: Engine, status: str, word: str
+) -> None:
+    ended_ms = 1_780_279_200_000  # 2026-06-01 10:00 in China
+    with engine.begin() as conn:
+        take_all(conn)
+        assert take(conn, Register.CARDS, CARDS.format(to="")).ok
+        conn.execute(s.cards.update().where(s.cards.c.code == "c7").values(status=status))
+        [card] = conn.scalars(select(s.cards.c.id).where(s.cards.c.code == "c7"))
+        conn.execute(
+            s.bindings.update().where(s.bindings.c.card_id == card).values(valid_to_ms=ended_ms)
+        )
+        for text in (
+            CARDS.format(to=""),
+            FILES[Register.CARDS] + CARDS.format(to="").split("\n")[1],
+        ):
+            [problem] = take(conn, Register.CARDS, text).problems
+            assert problem.column == "to"
+            assert word in problem.message
+            assert "2026-06-01 10:00" in problem.message
+        later = "2026-07-01"
+        anew = "card,member,format,number,from\nc7,m2,hex,11223355,2026-08-01\n"
+        assert _of_c7(conn) == [(status, ended_ms)]
+        # What the message says can be filled in; and without the column nothing is said.
+        told = take(conn, Register.CARDS, CARDS.format(to="2026-06-01 10:00"))
+        silent = take(conn, Register.CARDS, CARDS.replace(",to", "").replace(",{to}", ""))
+        assert (told.problems, told.unchanged) == (silent.problems, silent.unchanged) == ((), 1)
+        # An end that is given is meant; but a lost card is in use again only once it was found.
+        is_used = status == "ACTIVE"
+        assert take(conn, Register.CARDS, anew).ok == is_used
+        if not is_used:
+            assert not take(conn, Register.CARDS, CARDS.format(to=later)).ok
+            assert _of_c7(conn) == [(status, ended_ms)]
+        assert take(conn, Register.CARDS, CARDS.format(to="2026-05-01")).changed == 1
 
 
 def test_attendance_follows_an_import_at_once(engine: Engine) -> None:
