@@ -103,6 +103,7 @@ def _organisations(draft: Draft) -> None:
     once(asked, "code")
     visible = {code for code in kinds if code not in known or code in inside}
     _check_tree(taken, kinds, parents, visible, draft.top_code)
+    _check_meetings(draft, taken, known)
     inserts, updates = [], []
     for code, (row, name, kind, parent) in taken.items():
         old = known.get(code)
@@ -122,6 +123,34 @@ def _organisations(draft: Draft) -> None:
     draft.later(
         lambda: _link_parents(draft, {code: parent for code, (*_, parent) in taken.items()})
     )
+
+
+def _check_meetings(
+    draft: Draft,
+    taken: Mapping[str, tuple[Row, str, OrgKind, str | None]],
+    known: Mapping[str, Any],
+) -> None:
+    """Refuse that an organisation comes to be of a kind that does not hold its meetings."""
+    changed = {
+        known[code].id: (row, kind)
+        for code, (row, _, kind, _) in taken.items()
+        if code in known and known[code].kind != kind.value
+    }
+    m, mo = s.meetings.c, s.meeting_organisations.c
+    for part in chunks(sorted(changed)):
+        for organisation_id, held in draft.conn.execute(
+            select(mo.organisation_id, m.kind)
+            .join(s.meetings, m.id == mo.meeting_id)
+            .where(mo.organisation_id.in_(part))
+            .distinct()
+            .order_by(mo.organisation_id, m.kind)
+        ):
+            row, kind = changed[organisation_id]
+            if not row.failed and kind_refused(MeetingKind(held), kind) is not None:
+                row.fail(
+                    "kind",
+                    f"它有{MeetingKind(held).zh}，而{kind.zh}不开这种会：请另建一个组织",
+                )
 
 
 def _may_be_below(
@@ -682,6 +711,7 @@ def _meetings(draft: Draft) -> None:
     venues = Named(draft.inside(draft.known(s.venues)), "会场")
     inserts, updates, asked = [], [], []
     left: list[tuple[int, int]] = []
+    partners = _partners(draft)
     for row in draft.rows:
         code, title = row.code("code"), row.text("title")
         organisation = where.of(row, "organisation")
@@ -693,13 +723,11 @@ def _meetings(draft: Draft) -> None:
             asked.append((row, code))
             if code in known and code not in inside:
                 row.fail("code", OUTSIDE)
+        old = None if code is None else known.get(code)
         if kind is not None and organisation is not None:
-            wrong = kind_refused(kind, OrgKind(organisation.kind))
-            if wrong is not None:
-                row.fail("kind", wrong)
+            _check_kind(row, kind, organisation, old, partners)
         if row.failed or code is None or starts_ms is None or kind is None:
             continue
-        old = known.get(code)
         if old is not None and not row.knows("grace_minutes"):
             grace = old.grace_minutes
         before = draft.policies.number(OPENS_BEFORE_MINUTES, starts_ms, organisation.id)
@@ -743,6 +771,33 @@ def _meetings(draft: Draft) -> None:
             draft, {each["code"]: each["organisation_id"] for each in inserts + updates}
         )
     )
+
+
+def _check_kind(
+    row: Row, kind: MeetingKind, host: Any, old: Any, partners: Mapping[int, set[OrgKind]]
+) -> None:
+    wrong = kind_refused(kind, OrgKind(host.kind))
+    if wrong is not None:
+        row.fail("kind", wrong)
+    elif old is not None and kind.value != old.kind:
+        for level in sorted(partners.get(old.id, ())):
+            wrong = kind_refused(kind, level)
+            if wrong is not None:
+                row.fail("kind", f"还有别的组织联合参加，{wrong}")
+
+
+def _partners(draft: Draft) -> Mapping[int, set[OrgKind]]:
+    """By meeting: of what kinds the organisations are that take part in another's."""
+    m, mo, o = s.meetings.c, s.meeting_organisations.c, s.organisations.c
+    found: dict[int, set[OrgKind]] = defaultdict(set)
+    for meeting_id, kind in draft.conn.execute(
+        select(m.id, o.kind)
+        .join(s.meeting_organisations, mo.meeting_id == m.id)
+        .join(s.organisations, o.id == mo.organisation_id)
+        .where(mo.organisation_id != m.organisation_id)
+    ):
+        found[meeting_id].add(OrgKind(kind))
+    return found
 
 
 def _times(draft: Draft, row: Row) -> tuple[int | None, int | None]:

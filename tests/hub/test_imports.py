@@ -552,6 +552,42 @@ def test_a_file_takes_back_no_loss_and_no_end_by_saying_nothing_of_it(
         assert take(conn, Register.CARDS, CARDS.format(to="2026-05-01")).changed == 1
 
 
+def test_a_meeting_becomes_no_kind_that_a_partner_does_not_hold(engine: Engine) -> None:
+    text = (
+        "code,organisation,kind,title,venue,start,end\n"
+        "x3,jia,{},七月,hall,2026-07-01 14:30,2026-07-01 16:00\n"
+    )
+    with engine.begin() as conn:
+        take_all(conn)
+        assert take(conn, Register.MEETINGS, text.format("党课")).ok
+        partner = conn.scalar(select(s.organisations.c.id).where(s.organisations.c.code == "qu"))
+        meeting = conn.scalar(select(s.meetings.c.id).where(s.meetings.c.code == "x3"))
+        conn.execute(
+            insert(s.meeting_organisations).values(meeting_id=meeting, organisation_id=partner)
+        )
+        report = take(conn, Register.MEETINGS, text.format("支部党员大会"))
+        assert problems(report) == [(2, "kind")]
+        assert "党委不开支部党员大会" in report.problems[0].message
+        assert take(conn, Register.MEETINGS, text.format("主题党日")).changed == 1
+
+
+def test_an_organisation_becomes_no_kind_that_does_not_hold_its_meetings(engine: Engine) -> None:
+    text = "code,name,kind,parent\njia,甲村党支部,{},qu\n"
+    with engine.begin() as conn:
+        take_all(conn)
+        take(conn, Register.ORGANISATIONS, FILES[Register.ORGANISATIONS])
+        # Nothing is below it that would be in the way.
+        conn.execute(
+            s.organisations.update()
+            .where(s.organisations.c.code == "jia-1")
+            .values(parent_id=None, kind="COMMITTEE")
+        )
+        report = take(conn, Register.ORGANISATIONS, text.format("党委"))
+        assert problems(report) == [(2, "kind")]
+        assert "支部党员大会" in report.problems[0].message
+        assert take(conn, Register.ORGANISATIONS, text.format("党总支")).changed == 1
+
+
 def test_attendance_follows_an_import_at_once(engine: Engine) -> None:
     with engine.begin() as conn:
         take_all(conn)
