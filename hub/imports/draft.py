@@ -56,6 +56,8 @@ class Touched:
     """Codes of new members."""
     cards: set[str] = field(default_factory=set)
     devices: set[int] = field(default_factory=set)
+    stood: list[tuple[int, Validity]] = field(default_factory=list)
+    """Venues, and when a device's standing there may have changed."""
     meetings: set[str] = field(default_factory=set)
     windows: list[tuple[int, int, int]] = field(default_factory=list)
 
@@ -190,6 +192,7 @@ class Draft:
             rederive_credentials(self.conn, credentials)
         if devices:
             rederive_devices(self.conn, devices)
+            self._tell()
         if windows:
             rederive_windows(self.conn, windows, meetings)
 
@@ -218,6 +221,19 @@ class Draft:
                 if any(each.overlaps(window) for each in spans[row.organisation_id]):
                     found.append(row)
         return found
+
+    def _tell(self) -> None:
+        """Whose record is asked for at a meeting may have changed, also where nobody has tapped."""
+        since: dict[int, int] = {}
+        for venue_id, validity in self.touched.stood:
+            since[venue_id] = min(validity.from_ms, since.get(venue_id, validity.from_ms))
+        m = s.meetings.c
+        for venue_id, from_ms in since.items():
+            self.conn.execute(
+                update(s.meetings)
+                .where(m.venue_id == venue_id, m.ends_ms >= from_ms)
+                .values(change=m.change + 1)
+            )
 
     def _credentials(self) -> set[int]:
         c = s.credentials.c

@@ -475,9 +475,13 @@ def _placements(draft: Draft) -> None:
     wanted = [completed(kept, each) for each in wanted]
     _count(draft, kept, wanted, "venue")
 
-    def changed(each: Dated, _old: Dated | None) -> None:
+    def changed(each: Dated, old: Dated | None) -> None:
         assert isinstance(each.key, int)  # noqa: S101
         draft.touched.devices.add(each.key)
+        for one in (each, old):
+            if one is not None:
+                assert isinstance(one.value, int)  # noqa: S101
+                draft.touched.stood.append((one.value, one.validity))
 
     bring(
         draft,

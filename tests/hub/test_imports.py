@@ -588,6 +588,20 @@ def test_an_organisation_becomes_no_kind_that_does_not_hold_its_meetings(engine:
         assert take(conn, Register.ORGANISATIONS, text.format("党总支")).changed == 1
 
 
+def test_live_pages_are_told_where_a_device_stands_now(engine: Engine) -> None:
+    """As when it is placed on its page: whose record is asked for has changed, taps or none."""
+    changes = select(s.meetings.c.code, s.meetings.c.change)
+    with engine.begin() as conn:
+        take_all(conn)
+        before = {row.code: row.change for row in conn.execute(changes)}
+        text = "device,venue,from,to\n门口 一号,hall,2026-01-01,2026-07-01\n"
+        assert take(conn, Register.PLACEMENTS, text).changed == 1
+        after = {row.code: row.change for row in conn.execute(changes)}
+        assert all(after[code] > before[code] for code in ("x1", "x2"))
+        assert take(conn, Register.PLACEMENTS, text).changed == 0
+        assert {row.code: row.change for row in conn.execute(changes)} == after
+
+
 def test_attendance_follows_an_import_at_once(engine: Engine) -> None:
     with engine.begin() as conn:
         take_all(conn)
