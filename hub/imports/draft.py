@@ -13,6 +13,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, Table, bindparam, exists, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from hub.derive import rebuild, rederive_credentials, rederive_devices, rederive_windows
 from hub.domain.attendance import Validity
@@ -161,6 +162,13 @@ class Draft:
         """Add rows that name the same columns."""
         if rows:
             self.conn.execute(insert(table), rows)
+
+    def insert_new(self, table: Table, rows: list[dict[str, Any]], key: list[str]) -> None:
+        """Add those of the rows whose key is not there, whoever was faster."""
+        if rows:
+            dialect = postgresql if self.conn.dialect.name == "postgresql" else sqlite
+            statement = dialect.insert(table).on_conflict_do_nothing(index_elements=key)
+            self.conn.execute(statement, rows)
 
     def update(self, table: Table, rows: list[dict[str, Any]]) -> None:
         """Set each row's columns; every row names the same ones, and `id`."""

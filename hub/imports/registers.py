@@ -677,23 +677,31 @@ def _link_numbers(
     draft: Draft, numbers: Mapping[Credential, str], known: Mapping[Any, Any]
 ) -> None:
     ids = Ids(draft, s.cards)
-    inserts: list[dict[str, Any]] = []
-    updates: list[dict[str, Any]] = []
-    for each, code in numbers.items():
-        old = known.get((each.scheme, each.issuer, each.value))
-        if old is None:
-            inserts.append(
-                {
-                    "scheme": each.scheme,
-                    "issuer": each.issuer,
-                    "value": each.value,
-                    "card_id": ids.of(code),
-                }
-            )
-        elif old.card_id is None:
-            updates.append({"id": old.id, "card_id": ids.of(code)})
-    draft.insert(s.credentials, inserts)
-    draft.update(s.credentials, updates)
+    codes = {(each.scheme, each.issuer, each.value): code for each, code in numbers.items()}
+    # A number that was a stranger's may have come in since the file was looked at: ingest does not
+    # wait for an import. In its order, or each may wait for the other.
+    new = sorted(codes.keys() - known.keys())
+    draft.insert_new(
+        s.credentials,
+        [
+            {"scheme": scheme, "issuer": issuer, "value": value, "card_id": ids.of(codes[key])}
+            for key in new
+            for scheme, issuer, value in [key]
+        ],
+        ["scheme", "issuer", "value"],
+    )
+    c = s.credentials.c
+    unbound = select(c.id, c.scheme, c.issuer, c.value).where(
+        c.card_id.is_(None), c.value.is_not(None)
+    )
+    draft.update(
+        s.credentials,
+        [
+            {"id": row.id, "card_id": ids.of(codes[row.scheme, row.issuer, row.value])}
+            for row in draft.conn.execute(unbound).all()
+            if (row.scheme, row.issuer, row.value) in codes
+        ],
+    )
 
 
 # --- Meetings -------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, func, insert, select
 
 from hub.derive import derive_batch, rebuild_check
+from hub.imports.draft import Draft
 from hub.imports.files import read_file
 from hub.imports.plan import Report, import_file
+from hub.imports.registers import draw_up
 from hub.imports.rows import AS_TEXT, Columns, Problem, Row, rows_of
 from hub.imports.words import Register
 from hub.store import schema as s
@@ -600,6 +602,29 @@ def test_live_pages_are_told_where_a_device_stands_now(engine: Engine) -> None:
         assert all(after[code] > before[code] for code in ("x1", "x2"))
         assert take(conn, Register.PLACEMENTS, text).changed == 0
         assert {row.code: row.change for row in conn.execute(changes)} == after
+
+
+def test_a_stranger_s_number_that_comes_in_during_an_import_is_taken_all_the_same(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ingest does it, which waits for no import: after the file was looked at."""
+
+    def then_lands(draft: Draft, register: Register) -> None:
+        draw_up(draft, register)
+        draft.conn.execute(insert(s.credentials).values(scheme="uid", issuer="", value="AABBCCDD"))
+
+    with engine.begin() as conn:
+        take_all(conn)
+        monkeypatch.setattr("hub.imports.plan.draw_up", then_lands)
+        text = (
+            "card,member,format,number,from\n"
+            "c9,m2,hex,AABBCCDD,2026-07-01\nc8,m2,hex,AABBCCDE,2026-07-01\n"
+        )
+        assert take(conn, Register.CARDS, text).added == 2
+        found = select(s.credentials.c.value, s.cards.c.code).join(
+            s.cards, s.cards.c.id == s.credentials.c.card_id
+        )
+        assert {("AABBCCDD", "c9"), ("AABBCCDE", "c8")} <= set(conn.execute(found).all())
 
 
 def test_attendance_follows_an_import_at_once(engine: Engine) -> None:
