@@ -18,6 +18,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from hub.api import access as access_api
 from hub.api import devices as devices_api
 from hub.api import imports as imports_api
+from hub.api import joining as joining_api
 from hub.api import meetings as meetings_api
 from hub.api import own as own_api
 from hub.api import query as query_api
@@ -40,6 +41,7 @@ from hub.web import (
     query,
     taps,
 )
+from hub.web import joining as joining_pages
 from hub.web import routes as web
 from hub.web.pages import STATIC
 from hub.web.visit import Visits
@@ -90,12 +92,14 @@ def create_app(
     answer_failures(app)
     app.include_router(api.router)
     app.include_router(meetings_api.router)
+    app.include_router(joining_api.router)
     app.include_router(taps_api.router)
     app.include_router(devices_api.router)
     app.include_router(imports_api.router)
     app.include_router(access_api.router)
     app.include_router(own_api.router)
     app.include_router(query_api.router)
+    app.include_router(joining_pages.router)
     app.include_router(meetings.router)  # /meetings/new before /meetings/{meeting}
     app.include_router(web.router)
     app.include_router(query.router)

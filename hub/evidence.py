@@ -134,11 +134,41 @@ def concerns(member_id: int) -> ColumnElement[bool]:
 
 def concerned(member_id: int) -> CompoundSelect[Any]:
     """The ids of those meetings."""
+    return union(_expecting(member_id), *_spoken_of(member_id))
+
+
+def spoken_of(member_id: int) -> CompoundSelect[Any]:
+    """The ids of the meetings that show a member or speak of one, expected or not."""
+    return union(*_spoken_of(member_id))
+
+
+def _spoken_of(member_id: int) -> tuple[Select[Any], Select[Any]]:
     a, d = s.attendances.c, s.declarations.c
-    return union(
-        _expecting(member_id),
+    return (
         select(a.meeting_id).where(a.member_id == member_id),
         select(d.meeting_id).where(d.member_id == member_id),
+    )
+
+
+def was_expected(member_id: int, at_ms: ColumnElement[int]) -> ColumnElement[bool]:
+    """The condition that a row of `meetings` expected a member by who took part in it at `at_ms`.
+
+    `at_ms`: a column of `accesses`.
+    """
+    m, mo, ms = s.meetings, s.meeting_organisations.c, s.memberships
+    body = case({kind.value: expected_body(kind).value for kind in MeetingKind}, value=m.c.kind)
+    return (
+        exists()
+        .where(
+            mo.meeting_id == m.c.id,
+            mo.agreed_ms <= at_ms,
+            or_(mo.left_ms.is_(None), mo.left_ms > at_ms),
+            ms.c.organisation_id == mo.organisation_id,
+            ms.c.member_id == member_id,
+            ms.c.body == body,
+            holds(ms, m.c.starts_ms),
+        )
+        .correlate(m, s.accesses)
     )
 
 

@@ -18,7 +18,16 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, exists, false, func
 
 from hub.domain.terms import Body, CardStatus, DeclarationKind, Office, Role, Verdict
 from hub.domain.words import Words
-from hub.evidence import Entry, Source, concerned, concerns, entry, is_expected, sources
+from hub.evidence import (
+    Entry,
+    Source,
+    concerns,
+    entry,
+    is_expected,
+    sources,
+    spoken_of,
+    was_expected,
+)
 from hub.objections import Objection, find_mine, objections_of
 from hub.store import queries
 from hub.store import schema as s
@@ -323,9 +332,10 @@ def looked_at(
 ) -> list[Looked]:
     """Who was shown data of the member in `[from_ms, to_ms)`, the latest first.
 
-    Directly; through a meeting that expected the member or where the member came; through what was
-    shown of an organisation that the member belonged to in the period shown, or that hosted a
-    meeting then which expected the member.
+    Directly; through a meeting that expected the member or where the member came, if it was its
+    host's side that looked, or the side to which the member belonged; through what was shown of an
+    organisation that the member belonged to in the period shown, or that hosted a meeting then
+    which expected the member. Which organisations took part is asked of the time of the look.
     """
     x, a, t = s.accesses.c, s.accounts.c, s.tokens.c
     own = s.organisations.alias("own")
@@ -386,27 +396,37 @@ def _shows(conn: Connection, member_id: int) -> ColumnElement[bool]:
     x, ms, m = s.accesses.c, s.memberships.c, s.meetings.c
     shown_from, shown_to = func.coalesce(x.from_ms, x.at_ms), func.coalesce(x.to_ms, x.at_ms + 1)
     parents = _parents(conn)
+    places = conn.execute(
+        select(ms.organisation_id, ms.valid_from_ms, ms.valid_to_ms).where(
+            ms.member_id == member_id
+        )
+    ).all()
     through: list[ColumnElement[bool]] = [
         and_(
             x.organisation_id.in_(_above(parents, row.organisation_id)),
             shown_to > row.valid_from_ms,
             *(() if row.valid_to_ms is None else (shown_from < row.valid_to_ms,)),
         )
-        for row in conn.execute(
-            select(ms.organisation_id, ms.valid_from_ms, ms.valid_to_ms).where(
-                ms.member_id == member_id
-            )
-        )
+        for row in places
     ]
+    expected = was_expected(member_id, x.at_ms)
     # Whoever is shown a sub-tree's meetings is shown the people of partners that they expected.
-    hosts = conn.scalars(select(m.organisation_id).where(is_expected(member_id)).distinct()).all()
+    mo = s.meeting_organisations.c
+    ever = select(mo.meeting_id).where(
+        mo.organisation_id.in_(select(ms.organisation_id).where(ms.member_id == member_id))
+    )
+    hosts = conn.scalars(
+        select(m.organisation_id)
+        .where(or_(m.id.in_(ever), m.id.in_(spoken_of(member_id))))
+        .distinct()
+    ).all()
     through += [
         and_(
             x.organisation_id.in_(_above(parents, host)),
             exists()
             .where(
                 m.organisation_id == host,
-                is_expected(member_id),
+                expected,
                 m.starts_ms >= shown_from,
                 m.starts_ms < shown_to,
             )
@@ -414,6 +434,27 @@ def _shows(conn: Connection, member_id: int) -> ColumnElement[bool]:
         )
         for host in hosts
     ]
+    # A meeting shows its host's side everybody there, and another side its own people.
+    to_host = [
+        and_(m.organisation_id == host, x.scope_id.in_(_above(parents, host))) for host in hosts
+    ]
+    to_theirs = [
+        and_(
+            x.scope_id.in_(_above(parents, row.organisation_id)),
+            m.starts_ms >= row.valid_from_ms,
+            *(() if row.valid_to_ms is None else (m.starts_ms < row.valid_to_ms,)),
+        )
+        for row in places
+    ]
+    in_meeting = (
+        exists()
+        .where(
+            m.id == x.meeting_id,
+            or_(m.id.in_(spoken_of(member_id)), expected),
+            or_(x.scope_id.is_(None), *to_host, *to_theirs),
+        )
+        .correlate(s.accesses)
+    )
     # The list of what is asked for shows those who have asked.
     d = s.declarations.c
     asked = (
@@ -428,7 +469,7 @@ def _shows(conn: Connection, member_id: int) -> ColumnElement[bool]:
     # What names a member shows that one alone, whatever else it names.
     return or_(
         x.member_id == member_id,
-        and_(x.member_id.is_(None), x.meeting_id.in_(concerned(member_id))),
+        and_(x.member_id.is_(None), in_meeting),
         and_(
             x.member_id.is_(None),
             x.meeting_id.is_(None),
@@ -458,6 +499,8 @@ def _shown(row: Row[Any], zone: ZoneInfo) -> Words:
     if row.member_id is not None:
         if row.title is not None:
             return Words("您在会议“{title}”的记录", title=row.title)
+        if area == "account":
+            return Words("您的账号")
         return Words("您的卡") if "card" in area or deed == "cards" else Words("您本人的记录")
     if row.title is not None:
         day = datetime.fromtimestamp(row.starts_ms / 1000, zone).date().isoformat()

@@ -42,6 +42,8 @@ DEEDS: Final[Mapping[str, Words]] = {
     "cancel": Words("取消"),
     "restore": Words("恢复"),
     "partners": Words("改动参加的组织"),
+    "agree": Words("同意参加"),
+    "decline": Words("不同意参加"),
     "withdraw": Words("撤回"),
     "uphold": Words("认定成立"),
     "dismiss": Words("认定不成立"),

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy import Connection, Row, select
 
-from hub import meetings, statements
+from hub import joining, meetings, statements
 from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
@@ -50,6 +50,7 @@ from hub.store.statement_query import (
     open_asks,
     statements_of,
 )
+from hub.web.joining import invitations as invited_to
 from hub.web.pages import page
 from hub.web.view import Chip, attendance
 from hub.web.visit import done
@@ -693,11 +694,14 @@ def asks_page(request: Request, caller: Keeping, hub: Hub) -> Response:
     number = int(asked) if re.fullmatch(r"[1-9][0-9]{0,5}", asked) else 1
     with reading(hub.engine) as conn:
         total, found = open_asks(conn, caller, PAGE_LINES, (number - 1) * PAGE_LINES)
+        invited, invitations = invited_to(conn, caller, hub, hub.clock())
     hub.looks(caller, Look("asks.page", organisation_id=caller.organisation_id))
     return page(
         "asks.html",
         caller=caller,
         section="asks",
+        invited=invited,
+        invitations=invitations,
         lines=[_line(each, hub) for each in found],
         total=total,
         page=number,
@@ -1054,7 +1058,7 @@ def _partners_form(
         caller=caller,
         section="meetings",
         meeting=attendance(found, hub.zone),
-        partners=found.meeting.partners,
+        partners=joining.partners_of(conn, row.id),
         others=meetings.possible_partners(conn, caller, row.public_id, query[:100]),
         query=query[:100],
         errors=errors,

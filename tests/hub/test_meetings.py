@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, select, update
 
-from hub import meetings, statements
+from hub import joining, meetings, statements
 from hub.auth.callers import Caller
 from hub.derive import derive_batch, rebuild_check, rederive_meetings
 from hub.domain.attendance import MINUTE_MS
@@ -427,12 +427,18 @@ def test_a_joint_meeting_expects_the_members_of_each(town: Town) -> None:
     [found] = meetings.possible_partners(town.conn, town.secretary, MEETING, "乙")
     assert (found.code, found.name) == ("乙", "乙名")
     meetings.set_partners(town.conn, town.secretary, MEETING, ["乙", " 乙 ", ""], 0)
+    assert town.verdicts() == {"钱": "GUEST"}  # nobody of 乙 has agreed
+    joining.answer(town.conn, town.other, MEETING, public_id("乙"), 0, agreed=True)
     assert town.verdicts() == {"钱": "PRESENT"}
     assert meetings.possible_partners(town.conn, town.secretary, MEETING, "乙") == []
     meetings.set_partners(town.conn, town.secretary, MEETING, ["乙"], 0)
     meetings.set_partners(town.conn, town.secretary, MEETING, [], 0)
     assert town.verdicts() == {"钱": "GUEST"}
-    assert [json.loads(each.details)["partners"] for each in town.audited()] == [["乙"], []]
+    assert [each.what for each in town.audited()] == [
+        "meeting.partners",
+        "meeting.agree",
+        "meeting.partners",
+    ]
 
 
 @pytest.mark.parametrize("code", ["丙", "甲", "区", "\x00"])
@@ -454,7 +460,7 @@ def test_the_kind_must_suit_those_who_take_part(town: Town) -> None:
 
 def test_a_partner_sees_the_meeting_and_decides_on_its_own_members_alone(town: Town) -> None:
     conn = town.conn
-    meetings.set_partners(conn, town.secretary, MEETING, ["乙"], 0)
+    meetings.set_partners(conn, town.top, MEETING, ["乙"], 0)
     with pytest.raises(NotFoundError):
         statements.confirm(conn, town.other, MEETING, AFTER, held=True)
     with pytest.raises(NotFoundError):

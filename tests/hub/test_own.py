@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, delete, select, update
 
-from hub import audit, objections, own, statements
+from hub import audit, joining, meetings, objections, own, statements
 from hub.auth.callers import Caller
 from hub.derive import derive_batch, rederive_meetings, rederive_windows
 from hub.domain.terms import DeclarationKind, Evidence, LeaveReason, Role, Verdict
@@ -316,7 +316,8 @@ def test_every_kind_of_look_is_shown_and_no_other(world: World) -> None:
 
     by("本人", member_id=ids["李"])
     by("会议", meeting_id=ids["会"])
-    by("联席", meeting_id=ids["联"])
+    look(world, caller(world, "联席", organisation="乙"), meeting_id=ids["联"])
+    by("联席的我方", meeting_id=ids["联"])
     by("支部", organisation_id=ids["甲"], from_ms=minutes(0), to_ms=minutes(9))
     by("全区", organisation_id=ids["区"], from_ms=minutes(0), to_ms=minutes(9))
     by("名单", organisation_id=ids["甲"])
@@ -330,7 +331,7 @@ def test_every_kind_of_look_is_shown_and_no_other(world: World) -> None:
     by("别会在全区", meeting_id=ids["乙会"], organisation_id=ids["区"])
     by("别支部", organisation_id=ids["乙"], from_ms=minutes(600), to_ms=minutes(900))
     assert sorted(seen(world, "李")) == sorted(
-        ["本人", "会议", "联席", "支部", "全区", "名单", "主办"]
+        ["本人", "会议", "联席", "联席的我方", "支部", "全区", "名单", "主办"]
     )
     assert set(seen(world, "王")) >= {"别人", "别人在会上", "别人在支部"}
     assert "本人" not in seen(world, "王")
@@ -363,6 +364,34 @@ def test_a_guest_sees_who_looked_at_the_meeting(world: World) -> None:
     assert seen(world, "钱") == []
     tap(world, "钱", 1, 1)
     assert seen(world, "钱") == ["书记"]
+
+
+def test_a_look_at_a_joint_meeting_is_told_to_those_alone_who_were_shown(world: World) -> None:
+    world.meeting("联", "甲", "礼堂", start=500, partners=["乙"])
+    for name in ("甲", "乙", "区"):
+        look(world, caller(world, name, organisation=name), meeting_id=world.ids["联"])
+    assert set(seen(world, "李")) == {"甲", "区"}
+    assert set(seen(world, "钱")) == {"甲", "乙", "区"}
+
+
+def test_a_partner_that_was_taken_out_is_still_told_who_had_looked(world: World) -> None:
+    conn, secretary = world.conn, caller(world, "甲的书记")
+    world.meeting("联", "甲", "礼堂", start=500, partners=["乙"])
+    meeting = {"meeting_id": world.ids["联"]}
+    shown = {"organisation_id": world.ids["甲"], "from_ms": minutes(499), "to_ms": minutes(501)}
+    look(world, secretary, 10, **meeting)
+    look(world, secretary, 11, what="attendance.page", **shown)
+    meetings.set_partners(conn, secretary, public_id("联"), [], minutes(20))
+    look(world, caller(world, "后来的"), 30, **meeting)
+    look(world, caller(world, "后来的名单"), 30, **shown)
+    assert seen(world, "钱") == ["甲的书记", "甲的书记"]
+    # Nor does asking again, or being turned down, change what was.
+    meetings.set_partners(conn, secretary, public_id("联"), ["乙"], minutes(40))
+    look(world, caller(world, "未同意时"), 45, **meeting)
+    other = caller(world, "乙的书记", organisation="乙")
+    joining.answer(conn, other, public_id("联"), public_id("乙"), minutes(50), agreed=True)
+    look(world, caller(world, "同意以后"), 60, **meeting)
+    assert seen(world, "钱") == ["同意以后", "甲的书记", "甲的书记"]
 
 
 def test_looks_of_a_day_by_one_person_are_one_line(world: World) -> None:

@@ -65,6 +65,9 @@ RIGHTS = {
 NEEDS_MORE = {
     ("GET", "/imports/work/problems"),
     ("GET", "/imports/work/file"),
+    # a branch is asked to take part in another's meeting, and in none of its own
+    ("POST", "/meetings/{meeting}/partners/{organisation}"),
+    ("POST", "/api/v1/meetings/{meeting}/partners/{organisation}"),
 }
 """These may answer 404 in one's own sub-tree, as long as nothing was done before."""
 
