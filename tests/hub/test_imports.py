@@ -571,6 +571,13 @@ def test_a_meeting_becomes_no_kind_that_a_partner_does_not_hold(engine: Engine) 
         assert problems(report) == [(2, "kind")]
         assert "党委不开支部党员大会" in report.problems[0].message
         assert take(conn, Register.MEETINGS, text.format("主题党日")).changed == 1
+        # Who takes part no more is in nobody's way.
+        conn.execute(
+            s.meeting_organisations.update()
+            .where(s.meeting_organisations.c.organisation_id == partner)
+            .values(left_ms=NOW)
+        )
+        assert take(conn, Register.MEETINGS, text.format("支部党员大会")).changed == 1
 
 
 def test_an_organisation_becomes_no_kind_that_does_not_hold_its_meetings(engine: Engine) -> None:

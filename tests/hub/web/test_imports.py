@@ -188,6 +188,27 @@ def test_a_new_name_is_taken_only_where_that_is_chosen(site: Site, operator: Cli
         assert conn.scalar(name) == "李新名"
 
 
+def test_a_card_list_taken_again_does_not_undo_a_loss(site: Site, operator: Client) -> None:
+    cards = [
+        ["卡编号", "持卡人编号", "卡号格式", "卡号", "开始日期", "结束日期"],
+        ["k9", "李", "hex", "04AABBCCDDEE11", "2025-06-01", ""],
+    ]
+    send(operator, "cards", sheet(cards))
+    operator.post("/imports/work/take", data={"digest": digest_of(work(operator))})
+    assert "已全部导入" in work(operator)
+    with reading(site.engine) as conn:
+        card = conn.scalar(select(s.cards.c.public_id).where(s.cards.c.code == "k9"))
+    lost = {"day": "2026-04-24", "time": "11:00"}
+    assert operator.post(f"/cards/{card}/lost", data=lost).status_code == 303
+    send(operator, "cards", sheet(cards))
+    page = work(operator)
+    assert "这张卡已挂失，登记到2026-04-24 11:00为止" in page
+    assert "digest" not in page
+    cards[1][-1] = "2026-04-24 11:00"
+    send(operator, "cards", sheet(cards))
+    assert "不需要导入" in work(operator)
+
+
 def test_only_what_was_previewed_is_taken(site: Site, operator: Client) -> None:
     before = members(site)
     send(operator, "members", sheet(MEMBERS[:2]))
