@@ -30,6 +30,8 @@ class _Who(Protocol):
     def account_id(self) -> int | None: ...
     @property
     def token_id(self) -> int | None: ...
+    @property
+    def organisation_id(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,17 @@ class Machine:
     name: str = MACHINE
     account_id: None = None
     token_id: None = None
+    organisation_id: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """Whoever is not signed in, as an actor."""
+
+    name: str = str(Words("未登录的人"))
+    account_id: None = None
+    token_id: None = None
+    organisation_id: None = None
 
 
 def record(
@@ -93,7 +106,7 @@ def look_at(what: str, query: Query) -> Look:
     )
 
 
-def looked(conn: Connection, caller: Caller, look: Look, now_ms: int) -> None:
+def looked(conn: Connection, caller: _Who, look: Look, now_ms: int) -> None:
     """Write that `caller` is shown personal data. `conn` is in a write transaction."""
     conn.execute(
         insert(s.accesses).values(

@@ -22,15 +22,16 @@ import typer
 from sqlalchemy import Connection, Engine, Row, inspect, select, true
 from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, OperationalError
 
-from hub.audit import Machine, record
+from hub.audit import Look, Machine, looked, record
 from hub.auth.accounts import (
     AccountError,
     accounts_in,
+    add_account,
     disable,
-    first_password,
-    make_account,
+    prepare,
     reset_password,
 )
+from hub.auth.grants import revoke_made_by
 from hub.auth.tokens import TokenError, list_tokens, new_token, revoke
 from hub.config import CONFIG_VARIABLE, ConfigError, Settings
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
@@ -393,19 +394,20 @@ def account_add(
     config: Config = None,
 ) -> None:
     """Make an account and print its first password, which is replaced at the first sign-in."""
-    password = first_password()
+    prepared, now_ms = prepare(), _now_ms()
     with _Hub.open(config) as hub, hub.engine.begin() as conn:
         organisation_id = _organisation_id(conn, organisation)
-        public_id = make_account(
+        member_id = _member_id(conn, member)
+        public_id = add_account(
             conn,
             login=login,
             name=name,
             role=role,
             organisation_id=organisation_id,
-            member_id=_member_id(conn, member),
-            password=password,
+            member_id=member_id,
+            hashed=prepared.hashed,
             must_change=True,
-            now_ms=_now_ms(),
+            now_ms=now_ms,
         )
         record(
             conn,
@@ -414,19 +416,21 @@ def account_add(
             organisation_id,
             "account",
             public_id,
-            _now_ms(),
-            login=login,
+            now_ms,
             role=role,
         )
-    print(password)
+        if member_id is not None:
+            looked(conn, Machine(), Look("account.create", member_id=member_id), now_ms)
+    print(prepared.password)
 
 
 @account_app.command("reset")
 def account_reset(login: str, config: Config = None) -> None:
     """Give an account a new first password and print it; its sessions end, and its lock."""
+    prepared, now_ms = prepare(), _now_ms()
     with _Hub.open(config) as hub, hub.engine.begin() as conn:
         row = _account(conn, login)
-        password = reset_password(conn, row.id)
+        reset_password(conn, row.id, prepared.hashed, None)
         record(
             conn,
             Machine(),
@@ -434,9 +438,11 @@ def account_reset(login: str, config: Config = None) -> None:
             row.organisation_id,
             "account",
             row.public_id,
-            _now_ms(),
+            now_ms,
         )
-    print(password)
+        if row.member_id is not None:
+            looked(conn, Machine(), Look("account.reset", member_id=row.member_id), now_ms)
+    print(prepared.password)
 
 
 @account_app.command("disable")
@@ -445,6 +451,7 @@ def account_disable(login: str, config: Config = None) -> None:
     with _Hub.open(config) as hub, hub.engine.begin() as conn:
         row = _account(conn, login)
         disable(conn, row.id, _now_ms())
+        revoke_made_by(conn, Machine(), row.id, _now_ms())
         record(
             conn,
             Machine(),
@@ -512,6 +519,8 @@ def token_add(
         member_id = _member_id(conn, member)
         token = new_token(conn, name, organisation, _now_ms(), role=role, member_id=member_id)
         _record_token(conn, "token.create", name, role=role)
+        if member_id is not None:
+            looked(conn, Machine(), Look("token.create", member_id=member_id), _now_ms())
     print(token)
 
 
@@ -533,7 +542,6 @@ def _record_token(conn: Connection, what: str, name: str, **details: Any) -> Non
         "token",
         row.public_id,
         _now_ms(),
-        name=name,
         **details,
     )
 

@@ -5,7 +5,8 @@ never changed; of one meeting a member has one open objection at most; it is dec
 host's side, with a reason, and never by whoever has to do with what is objected to: who stated
 anything of the member at that meeting, who confirmed it as held or its sheet as complete, whose
 card did so at the reader, or who is the member. An account, a token and a card of one person are
-one: they are compared by key, by linked member, and by the name they stated it under.
+one: they are compared by key, by linked member, by who made them (`hub.auth.callers.person_of`),
+and by the name they stated it under.
 
 An upheld objection changes no attendance by itself: what it needs is stated as always.
 """
@@ -15,10 +16,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, insert, or_, select
 
 from hub import audit
-from hub.auth.callers import Caller
+from hub.auth.callers import Caller, person_of
 from hub.derive import lock
 from hub.domain.declared import Declaration, standing
 from hub.domain.terms import DeclarationKind, Term
@@ -193,37 +194,25 @@ def decide(
 
 def obstacle(conn: Connection, caller: Caller, objection: Objection) -> Words | None:
     """Why the caller may not decide this one; None: the caller may."""
-    if caller.member_id == objection.member_id:
+    me = person_of(conn, caller.name, caller.account_id, caller.token_id)
+    if objection.member_id in me.members:
         return Words("这是您本人提出的异议，须由别人处理。")
     row = _meeting(conn, objection)
-    officers = _officers(conn, row, objection.member_id)
-    a, t, d = s.accounts.c, s.tokens.c, _D
+    if me.members & _officers(conn, row, objection.member_id):
+        return _INVOLVED
+    d = _D
     of_member = _ids(conn, row, objection.member_id)
     for part in chunks(of_member) if of_member else ():
         for each in conn.execute(
-            select(
-                d.kind,
-                d.author,
-                d.account_id,
-                d.token_id,
-                func.coalesce(a.member_id, t.member_id).label("member_id"),
-            )
-            .select_from(s.declarations)
-            .outerjoin(s.accounts, a.id == d.account_id)
-            .outerjoin(s.tokens, t.id == d.token_id)
-            .where(d.id.in_(part))
+            select(d.kind, d.author, d.account_id, d.token_id).where(d.id.in_(part))
         ):
-            # The hub's own machine made it where neither key is there: that is nobody who asks.
-            is_same = (each.account_id is not None or each.token_id is not None) and (
-                caller.is_same(each.account_id, each.token_id)
-            )
-            is_same |= each.author.strip() == caller.name.strip()
-            if each.member_id is not None:
-                officers.add(each.member_id)
-            if is_same:
+            if me.is_same(person_of(conn, each.author, each.account_id, each.token_id)):
                 return _refusal(DeclarationKind(each.kind))
-    if caller.member_id is not None and caller.member_id in officers:
-        return _INVOLVED
+    made = conn.execute(
+        select(d.author, d.account_id, d.token_id).where(d.id == objection.id)
+    ).one()
+    if me.is_same(person_of(conn, made.author, made.account_id, made.token_id)):
+        return Words("这是您本人提出的异议，须由别人处理。")
     return None
 
 

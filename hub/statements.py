@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 
 from hub import audit
-from hub.auth.callers import Caller
+from hub.auth.callers import Caller, person_of
 from hub.auth.rights import Right
 from hub.days import span_ms
 from hub.derive import lock, rederive_meetings
@@ -101,7 +101,7 @@ def witness(
     for each in standing_of(conn, row.id):
         if each.kind is kind and each.member_id == member_id:
             return _public_id(conn, each.id)
-    if caller.member_id is not None and caller.member_id == member_id:
+    if member_id in _person(conn, caller).members:
         raise MeetingError("member", Words("不能证明自己到场，请由他人办理。"))
     verdict = _verdict(conn, row.id, member_id)
     may("member", stating.member_refused(kind, verdict, is_expected=member_id in expected))
@@ -128,6 +128,8 @@ def enter_sheet(
     signed = [_member_there(conn, caller, row, each, expected) for each in asked]
     signed += [_member_by_code(conn, each) for each in guests]
     known = {each.member_id: each.id for each in standing_of(conn, row.id) if each.kind is kind}
+    if _person(conn, caller).members & {*signed} - known.keys():
+        raise MeetingError("members", Words("不能录入自己的签名，请由他人办理。"))
     found = []
     for member_id in dict.fromkeys(signed):
         if member_id in known:
@@ -202,8 +204,8 @@ def decide(
         stating.answer_refused(
             kind,
             answered=any(each.about_id == asked.id for each in stands),
-            decides=_person(caller),
-            asked=_author(conn, asked),
+            decides=_person(conn, caller),
+            asked=person_of(conn, asked.author, asked.account_id, asked.token_id),
             member_id=asked.member_id,
         ),
     )
@@ -346,16 +348,8 @@ def _member_by_code(conn: Connection, code: str) -> int:
     return member_id
 
 
-def _person(caller: Caller) -> Person:
-    return Person(caller.account_id, caller.token_id, caller.member_id)
-
-
-def _author(conn: Connection, stated: Row[Any]) -> Person:
-    member_id = None
-    for table, key in ((s.accounts, stated.account_id), (s.tokens, stated.token_id)):
-        if key is not None:
-            member_id = conn.scalar(select(table.c.member_id).where(table.c.id == key))
-    return Person(stated.account_id, stated.token_id, member_id)
+def _person(conn: Connection, caller: Caller) -> Person:
+    return person_of(conn, caller.name, caller.account_id, caller.token_id)
 
 
 # --- Helpers ---------------------------------------------------------------------------------

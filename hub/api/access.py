@@ -18,8 +18,9 @@ from sqlalchemy import Connection, Row
 
 from hub.api.answers import DONE, OF_ONE
 from hub.api.models import MAX_LIMIT, MAX_OFFSET, Period, Ref, Time, Told
+from hub.audit import Look
 from hub.auth import grants
-from hub.auth.accounts import AccountError
+from hub.auth.accounts import AccountError, prepare
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.auth.tokens import TokenError
@@ -111,17 +112,21 @@ class NewAccount(_In):
     name: str = Field(min_length=1, max_length=64, examples=["Wang"])
     role: Role
     organisation: UUID = Field(description="It sees this one and all below it.")
-    member: UUID | None = Field(None, description="Whose own it is; MEMBER needs one.")
+    member: UUID | None = Field(
+        None, description="Whose own it is; MEMBER, SECRETARY and OPERATOR need one."
+    )
+    no_member: bool = Field(
+        False, description="For SECRETARY and OPERATOR without one: it is said that there is none."
+    )
 
 
 class NewToken(_In):
     """A token to be made."""
 
     name: str = Field(min_length=1, max_length=64, examples=["statistics"])
-    role: Role
+    role: Role = Field(description="Not MEMBER: those tokens members make on their own page.")
     organisation: UUID = Field(description="It sees this one and all below it.")
-    member: UUID | None = Field(None, description="For role MEMBER, and no other.")
-    expires_at: Moment | None = None
+    expires_at: Moment | None = Field(None, description="Within a year; null: in a year.")
 
 
 # --- Out ------------------------------------------------------------------------------------
@@ -275,6 +280,7 @@ def list_accounts(
     with reading(hub.engine) as conn:
         total = grants.count_accounts(conn, scope, asked)
         rows = grants.list_accounts(conn, scope, asked, query.limit, query.offset)
+    hub.looks(caller, Look("accounts.api", organisation_id=scope))
     return AccountList(
         total=total,
         limit=query.limit,
@@ -286,15 +292,18 @@ def list_accounts(
 @router.post("/accounts", responses=DONE, status_code=201)
 def create_account(caller: Granting, hub: Hub, wanted: NewAccount) -> GrantedOut:
     """Make an account; its first password is replaced at the first sign-in."""
+    prepared = prepare()
     with _doing(hub) as conn:
         granted = grants.create_account(
             conn,
             caller,
+            prepared,
             login=wanted.login,
             name=wanted.name,
             role=wanted.role,
             organisation=wanted.organisation,
             member=wanted.member,
+            no_member=wanted.no_member,
             now_ms=hub.clock(),
         )
         return _granted(hub, conn, caller, granted)
@@ -307,7 +316,7 @@ def create_member_accounts(caller: Granting, hub: Hub, organisation: UUID) -> Gr
     with reading(hub.engine) as conn:
         at = find_organisation(conn, caller.organisation_id, organisation)
         count = len(grants.without_account(conn, at.id, now_ms))
-    prepared = grants.prepare(min(count, grants.MOST_AT_ONCE))
+    prepared = [prepare() for _ in range(min(count, grants.MOST_AT_ONCE))]
     with _doing(hub) as conn:
         made = grants.create_member_accounts(conn, caller, organisation, prepared, now_ms)
         return GrantedList(
@@ -320,20 +329,26 @@ def create_member_accounts(caller: Granting, hub: Hub, organisation: UUID) -> Gr
 def one_account(caller: Granting, hub: Hub, account: UUID) -> AccountOut:
     """One account."""
     with reading(hub.engine) as conn:
-        return _account(hub, grants.find_account(conn, caller.organisation_id, account))
+        row = grants.find_account(conn, caller.organisation_id, account)
+    if row.member_id is not None:
+        hub.looks(caller, Look("account.api", member_id=row.member_id))
+    return _account(hub, row)
 
 
 @router.post("/accounts/{account}/reset", responses=DONE)
 def reset_account(caller: Granting, hub: Hub, account: UUID) -> GrantedOut:
     """Give a new first password; ends the account's sessions and its lock."""
+    with reading(hub.engine) as conn:
+        grants.find_account(conn, caller.organisation_id, account)
+    prepared = prepare()
     with _doing(hub) as conn:
-        granted = grants.reset_account(conn, caller, account, hub.clock())
+        granted = grants.reset_account(conn, caller, prepared, account, hub.clock())
         return _granted(hub, conn, caller, granted)
 
 
 @router.post("/accounts/{account}/disable", responses=DONE)
 def disable_account(caller: Granting, hub: Hub, account: UUID) -> AccountOut:
-    """End an account and its sessions; again: no change."""
+    """End an account, its sessions and the tokens that it made; again: no change."""
     with _doing(hub) as conn:
         grants.disable_account(conn, caller, account, hub.clock())
         return _account(hub, grants.find_account(conn, caller.organisation_id, account))
@@ -397,6 +412,7 @@ def list_tokens(caller: Granting, hub: Hub, query: Annotated[_Slice, Query()]) -
     with reading(hub.engine) as conn:
         total = grants.count_tokens(conn, caller.organisation_id)
         rows = grants.list_tokens(conn, caller.organisation_id, query.limit, query.offset)
+    hub.looks(caller, Look("accounts.api", organisation_id=caller.organisation_id))
     return TokenList(
         total=total,
         limit=query.limit,
@@ -416,7 +432,6 @@ def create_token(caller: Granting, hub: Hub, wanted: NewToken) -> NewTokenOut:
             name=wanted.name,
             role=wanted.role,
             organisation=wanted.organisation,
-            member=wanted.member,
             expires_ms=None if at is None else int(at.timestamp() * 1000),
             now_ms=hub.clock(),
         )
@@ -428,7 +443,10 @@ def create_token(caller: Granting, hub: Hub, wanted: NewToken) -> NewTokenOut:
 def one_token(caller: Granting, hub: Hub, token: UUID) -> TokenOut:
     """One token."""
     with reading(hub.engine) as conn:
-        return _token(hub, grants.find_token(conn, caller.organisation_id, token))
+        row = grants.find_token(conn, caller.organisation_id, token)
+    if row.member is not None:
+        hub.looks(caller, Look("accounts.api", organisation_id=caller.organisation_id))
+    return _token(hub, row)
 
 
 @router.post("/tokens/{token}/revoke", responses=DONE)
@@ -475,6 +493,8 @@ def list_accesses(caller: Reading, hub: Hub, query: Annotated[LogAsked, Query()]
         asked = _asked(hub, conn, caller, query)
         total = count_looks(conn, scope, asked, now_ms)
         rows = looks(conn, scope, asked, now_ms, query.limit, query.offset)
+    if any(each.member is not None for each in rows):
+        hub.looks(caller, Look("log.api", organisation_id=scope))
     return LookList(
         total=total,
         limit=query.limit,

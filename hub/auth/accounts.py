@@ -2,8 +2,13 @@
 
 Promises: a wrong login, a wrong password and a locked account look the same and take as long; five
 wrong passwords lock the account for a minute, each further one for twice as long up to a quarter of
-an hour, also when they are tried at the same time; a changed password ends every session of the
-account; the last account that could make others cannot be taken away.
+an hour, also when they are tried at the same time; wrong ones are forgotten after a day without
+one; each lock is in the audit log. However many sign in at once, a few wait and the others are
+turned away at once: whatever else the hub does goes on. A changed password ends every session of
+the account; the last account that could make others cannot be taken away.
+
+Whoever knows a login can keep its account locked by being wrong again and again: see
+docs/operations.md for what to do then. No password is hashed while a transaction is open.
 
 Functions that write take a connection in a write transaction and leave the commit to the caller.
 Messages are for the person at the page.
@@ -11,6 +16,8 @@ Messages are for the person at the page.
 
 import secrets
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import Any, Final
@@ -45,10 +52,16 @@ MAX_NAME_CHARS: Final = 64
 FREE_FAILURES: Final = 5
 FIRST_LOCK_MS: Final = 60_000
 LONGEST_LOCK_MS: Final = 15 * 60_000
+FORGET_MS: Final = 24 * 3600 * 1000
+"""Wrong passwords are forgotten when there was none for so long."""
+MOST_AT_ONCE: Final = 6
+"""Of sign-ins: two are looked at, the others wait; whoever comes then is told to come again."""
+PATIENCE_S: Final = 10.0
 
 _HASH: Final = PasswordHash((Argon2Hasher(),))
 # Each check takes 64 MiB for a moment.
 _CHECKS: Final = BoundedSemaphore(2)
+_LINE: Final = BoundedSemaphore(MOST_AT_ONCE)
 _NOBODY: Final = _HASH.hash(secrets.token_urlsafe())
 _ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"
 
@@ -72,39 +85,32 @@ class SignInError(Exception):
         self.locked_until_ms = locked_until_ms
 
 
+class BusyError(Exception):
+    """So many are signing in that this password was not looked at, and counted for nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class SignedIn:
     """Whoever gave the right password."""
 
     caller: Caller
     must_change: bool
+    failures: int
+    """Wrong passwords before this right one, those left out that were forgotten."""
 
 
-def make_account(
-    conn: Connection,
-    *,
-    login: str,
-    name: str,
-    role: Role,
-    organisation_id: int,
-    member_id: int | None,
-    password: str,
-    must_change: bool,
-    now_ms: int,
-) -> UUID:
-    """A new account; gives its public id. Raises AccountError."""
-    check_password(password, as_login(login))
-    return add_account(
-        conn,
-        login=login,
-        name=name,
-        role=role,
-        organisation_id=organisation_id,
-        member_id=member_id,
-        hashed=hash_password(password),
-        must_change=must_change,
-        now_ms=now_ms,
-    )
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A first password and what is kept of it; made before the transaction, as it takes a while."""
+
+    password: str
+    hashed: str
+
+
+def prepare() -> Prepared:
+    """A first password."""
+    password = first_password()
+    return Prepared(password, hash_password(password))
 
 
 def add_account(
@@ -118,8 +124,13 @@ def add_account(
     hashed: str,
     must_change: bool,
     now_ms: int,
+    made_by_account_id: int | None = None,
 ) -> UUID:
-    """The same with a password that was checked and hashed before, which takes its time."""
+    """A new account; gives its public id. Raises AccountError.
+
+    The password was checked and hashed before, which takes its time. A member has one account of
+    role MEMBER.
+    """
     login = as_login(login)
     name = name.strip()
     if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
@@ -130,6 +141,7 @@ def add_account(
     taken = select(s.accounts.c.id).where(s.accounts.c.login == login)
     if conn.scalar(taken) is not None:
         raise AccountError("login", Words("这个登录名已有人使用，请换一个"))
+    _must_be_the_only_one(conn, role, member_id)
     public_id = s.new_public_id()
     conn.execute(
         insert(s.accounts).values(
@@ -141,6 +153,7 @@ def add_account(
             member_id=member_id,
             password=hashed,
             must_change=must_change,
+            made_by_account_id=made_by_account_id,
             created_ms=now_ms,
         )
     )
@@ -148,7 +161,7 @@ def add_account(
 
 
 def sign_in(engine: Engine, login: str, password: str, now_ms: int) -> SignedIn:
-    """Whoever this is. Raises SignInError. Takes its own transactions: the check takes a while."""
+    """Whoever this is. Raises SignInError, BusyError. Takes its own transactions."""
     a = s.accounts.c
     try:
         known_as = as_login(login)
@@ -161,7 +174,8 @@ def sign_in(engine: Engine, login: str, password: str, now_ms: int) -> SignedIn:
         ).one_or_none()
     if found is None:  # changed meanwhile
         raise SignInError
-    return SignedIn(caller_of(found, s.accounts), row.must_change)
+    failures = 0 if _are_forgotten(row, now_ms) else row.failures
+    return SignedIn(caller_of(found, s.accounts), row.must_change, failures)
 
 
 def change_password(
@@ -176,6 +190,8 @@ def change_password(
         row = _checked(engine, a.id == caller.account_id, old, now_ms)
     except SignInError:
         raise AccountError("old", Words("原密码不对")) from None
+    except BusyError:
+        raise AccountError("old", Words("现在登录的人太多，请过一会儿再试")) from None
     check_password(new, row.login)
     if new == old:
         raise AccountError("new", Words("新密码不能与原密码相同"))
@@ -200,41 +216,69 @@ def change_password(
         )
 
 
+@contextmanager
+def _turn() -> Iterator[None]:
+    """One of the few whose password is looked at. Raises BusyError."""
+    if not _LINE.acquire(blocking=False):
+        raise BusyError
+    try:
+        if not _CHECKS.acquire(timeout=PATIENCE_S):
+            raise BusyError
+        try:
+            yield
+        finally:
+            _CHECKS.release()
+    finally:
+        _LINE.release()
+
+
 def _checked(engine: Engine, which: ColumnElement[bool], password: str, now_ms: int) -> Row[Any]:
-    """The account, if there is one and this is its password. Raises SignInError."""
-    locked_until_ms = None
+    """The account, if there is one and this is its password. Raises SignInError, BusyError."""
+    with _turn():
+        with reading(engine) as conn:
+            row = conn.execute(select(s.accounts).where(which)).one_or_none()
+        # Whether there is such an account must not show in the time that the answer takes.
+        is_open = row is not None and not _is_locked(row, now_ms)
+        is_right = _matches(password, row.password if row is not None and is_open else _NOBODY)
     with engine.begin() as conn:
-        row = conn.execute(select(s.accounts).where(which).with_for_update()).one_or_none()
-        if row is not None and (row.locked_until_ms or 0) > now_ms:
-            locked_until_ms = row.locked_until_ms
-        elif row is not None:
-            # Counted before it is looked at: guesses made at the same time count all the same.
-            _count_failure(conn, row, now_ms)
-    # Whether there is such an account must not show in the time that the answer takes.
-    is_right = _matches(password, _NOBODY if row is None or locked_until_ms else row.password)
-    if row is None or locked_until_ms or not is_right:
-        raise SignInError(locked_until_ms)
-    with engine.begin() as conn:
-        conn.execute(
-            update(s.accounts)
-            .where(s.accounts.c.id == row.id)
-            .values(failures=0, locked_until_ms=None)
-        )
-    return row
+        # Of guesses made at the same time those count for nothing that find the account locked now.
+        found = conn.execute(select(s.accounts).where(which).with_for_update()).one_or_none()
+        if row is None or found is None or not is_open or _is_locked(found, now_ms):
+            _write_as_long(conn)
+        elif is_right and found.password == row.password:
+            conn.execute(
+                update(s.accounts)
+                .where(s.accounts.c.id == row.id)
+                .values(failures=0, failed_ms=None, locked_until_ms=None)
+            )
+            return found
+        else:
+            _count_failure(conn, found, now_ms)
+    is_locked = found is not None and _is_locked(found, now_ms)
+    raise SignInError(found.locked_until_ms if found is not None and is_locked else None)
 
 
-def reset_password(conn: Connection, account_id: int) -> str:
-    """Give an account a new first password, told this once; ends its sessions and its lock."""
-    password = first_password()
+def _is_locked(row: Row[Any], now_ms: int) -> bool:
+    return (row.locked_until_ms or 0) > now_ms
+
+
+def reset_password(
+    conn: Connection, account_id: int, hashed: str, made_by_account_id: int | None
+) -> None:
+    """Give an account a new first password; ends its sessions and its lock."""
     conn.execute(
         update(s.accounts)
         .where(s.accounts.c.id == account_id)
         .values(
-            password=hash_password(password), must_change=True, failures=0, locked_until_ms=None
+            password=hashed,
+            must_change=True,
+            failures=0,
+            failed_ms=None,
+            locked_until_ms=None,
+            made_by_account_id=made_by_account_id,
         )
     )
     end_sessions(conn, account_id)
-    return password
 
 
 def disable(conn: Connection, account_id: int, now_ms: int) -> None:
@@ -264,7 +308,10 @@ def disable(conn: Connection, account_id: int, now_ms: int) -> None:
 
 
 def enable(conn: Connection, account_id: int) -> None:
-    """Let a disabled account sign in again."""
+    """Let a disabled account sign in again. Raises AccountError."""
+    lock_accounts(conn)
+    row = conn.execute(select(s.accounts).where(s.accounts.c.id == account_id)).one()
+    _must_be_the_only_one(conn, Role(row.role), row.member_id)
     conn.execute(update(s.accounts).where(s.accounts.c.id == account_id).values(disabled_ms=None))
 
 
@@ -332,14 +379,46 @@ def as_login(text: str) -> str:
     return login
 
 
+def _must_be_the_only_one(conn: Connection, role: Role, member_id: int | None) -> None:
+    a = s.accounts.c
+    if role is Role.MEMBER and conn.scalar(
+        select(a.id).where(
+            a.role == Role.MEMBER.value, a.member_id == member_id, a.disabled_ms.is_(None)
+        )
+    ):
+        raise AccountError("member", Words("这名党员已有在用的党员账号，可以重设它的密码"))
+
+
+def _are_forgotten(row: Row[Any], now_ms: int) -> bool:
+    return row.failed_ms is None or now_ms - row.failed_ms > FORGET_MS
+
+
 def _count_failure(conn: Connection, row: Row[Any], now_ms: int) -> None:
-    failures = row.failures + 1
+    failures = 1 if _are_forgotten(row, now_ms) else row.failures + 1
     until_ms = _locked(failures, now_ms)
     conn.execute(
         update(s.accounts)
         .where(s.accounts.c.id == row.id)
-        .values(failures=failures, locked_until_ms=until_ms)
+        .values(failures=failures, failed_ms=now_ms, locked_until_ms=until_ms)
     )
+    if until_ms is not None:
+        audit.record(
+            conn,
+            audit.Stranger(),
+            "account.locked",
+            row.organisation_id,
+            "account",
+            row.public_id,
+            now_ms,
+            failures=failures,
+        )
+
+
+def _write_as_long(conn: Connection) -> None:
+    """Change nothing, with as much writing as a failure that is counted."""
+    a = s.accounts.c
+    some = select(func.min(a.id)).scalar_subquery()
+    conn.execute(update(s.accounts).where(a.id == some).values(failures=a.failures))
 
 
 def _locked(failures: int, now_ms: int) -> int | None:
@@ -350,10 +429,7 @@ def _locked(failures: int, now_ms: int) -> int | None:
 
 
 def _matches(password: str, hashed: str) -> bool:
-    if len(password) > MAX_PASSWORD_CHARS:
-        return False
-    with _CHECKS:
-        return _HASH.verify(password, hashed)
+    return len(password) <= MAX_PASSWORD_CHARS and _HASH.verify(password, hashed)
 
 
 def _roots() -> Any:

@@ -1,11 +1,16 @@
-"""Who asks: an account or a token, with its role, its sub-tree and perhaps its member."""
+"""Who asks: an account or a token, with its role, its sub-tree and perhaps its member.
+
+And who that is: `person_of` follows a token to whoever made it, and an account that names no member
+to whoever gave it its password.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, Table, select
+from sqlalchemy import Connection, Row, Select, Table, select
 
 from hub.auth.rights import Right, rights_of
+from hub.domain.stating import Person
 from hub.domain.terms import Role
 from hub.store import schema as s
 
@@ -33,10 +38,6 @@ class Caller:
         """Whether it has this right; templates ask by `caller.may("VIEW")`."""
         return right in self.rights
 
-    def is_same(self, account_id: int | None, token_id: int | None) -> bool:
-        """Whether these ids, of a row written before, are this very caller."""
-        return (self.account_id, self.token_id) == (account_id, token_id)
-
 
 def select_callers(table: Table) -> Select[Any]:
     """Accounts or tokens with their organisations, a row being what `caller_of` takes."""
@@ -63,4 +64,34 @@ def caller_of(row: Row[Any], table: Table) -> Caller:
         row.member_id,
         account_id=row.id if table is s.accounts else None,
         token_id=row.id if table is s.tokens else None,
+    )
+
+
+def person_of(conn: Connection, name: str, account_id: int | None, token_id: int | None) -> Person:
+    """All that is known to be theirs who acted, or act, under this name with one of the two.
+
+    A member's account is that member's, whoever made it: the member is told. The hub's own machine,
+    with neither id, is nobody.
+    """
+    accounts: set[int] = set()
+    tokens: set[int] = set()
+    members: set[int] = set()
+    here = account_id
+    if token_id is not None:
+        t = s.tokens.c
+        tokens.add(token_id)
+        made = conn.execute(select(t.member_id, t.made_by_account_id).where(t.id == token_id)).one()
+        if made.member_id is not None:
+            members.add(made.member_id)
+        here = made.made_by_account_id
+    while here is not None and here not in accounts:
+        a = s.accounts.c
+        accounts.add(here)
+        row = conn.execute(select(a.member_id, a.made_by_account_id).where(a.id == here)).one()
+        if row.member_id is not None:
+            members.add(row.member_id)
+        here = None if row.member_id is not None else row.made_by_account_id
+    is_machine = account_id is None and token_id is None
+    return Person(
+        frozenset(accounts), frozenset(tokens), frozenset(members), "" if is_machine else name
     )

@@ -2,7 +2,10 @@
 
 Promises: nobody gives more than they have: the organisation and the member lie in the caller's own
 sub-tree, and what does not is not found (NotFoundError); every act is in the audit log in its own
-transaction; a password or token that is made is returned once and kept nowhere.
+transaction; a password or token that is made is returned once and kept nowhere. Whoever is given
+the means to act as a member, or to read their file, is among those who looked at that member's
+data; over the account of a member of somebody else's they have no power. A MEMBER's token is made
+by that member alone. What somebody has made is known to be theirs.
 
 Functions that write take a connection in a write transaction and leave the commit to the caller.
 What is refused raises AccountError or TokenError, with the name of the input and plain Chinese.
@@ -16,24 +19,26 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, or_, select, true
 
 from hub import audit
+from hub.audit import Look
 from hub.auth.accounts import (
     AccountError,
+    Prepared,
     add_account,
     as_login,
     disable,
     enable,
     end_sessions,
-    first_password,
-    hash_password,
     reset_password,
 )
 from hub.auth.callers import Caller
-from hub.auth.tokens import new_token, revoke
+from hub.auth.tokens import TokenError, is_valid, new_token, revoke
 from hub.domain.terms import Body, Role
 from hub.domain.words import Words
 from hub.store import schema as s
 from hub.store.scope import (
+    EVERYTHING,
     NotFoundError,
+    Scope,
     find_member,
     find_organisation,
     within,
@@ -41,6 +46,10 @@ from hub.store.scope import (
 
 MOST_AT_ONCE: Final = 200
 """Accounts made in one act: each password takes some tenths of a second to hash."""
+LONGEST_TOKEN_MS: Final = 366 * 24 * 3600 * 1000
+"""A token ends at last so long after it was made."""
+_NEED_A_MEMBER: Final = frozenset({Role.SECRETARY, Role.OPERATOR})
+"""Who decides on others says who they are: nobody decides on their own case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +111,29 @@ def find_account(conn: Connection, scope: int, public_id: UUID) -> Row[Any]:
 def create_account(
     conn: Connection,
     caller: Caller,
+    prepared: Prepared,
     *,
     login: str,
     name: str,
     role: Role,
     organisation: UUID,
     member: UUID | None,
+    no_member: bool = False,
     now_ms: int,
 ) -> Granted:
-    """A new account with a first password. Raises AccountError, NotFoundError."""
+    """A new account with a first password. Raises AccountError, NotFoundError.
+
+    `no_member`: it is said that whoever gets the account is no member that the hub knows; without
+    either that or a member there is no secretary and no operator.
+    """
     at = find_organisation(conn, caller.organisation_id, organisation)
     whose = None if member is None else find_member(conn, caller.organisation_id, member, now_ms)
-    password = first_password()
+    if whose is not None and no_member:
+        raise AccountError("member", Words("已填写对应的党员，请不要再勾选“不对应党员”"))
+    if whose is None and not no_member and role in _NEED_A_MEMBER:
+        raise AccountError(
+            "member", Words("请填写对应哪名党员；使用人不是名册上的党员的，请勾选“不对应党员”")
+        )
     public_id = add_account(
         conn,
         login=login,
@@ -121,9 +141,10 @@ def create_account(
         role=role,
         organisation_id=at.id,
         member_id=None if whose is None else whose.id,
-        hashed=hash_password(password),
+        hashed=prepared.hashed,
         must_change=True,
         now_ms=now_ms,
+        made_by_account_id=maker_id(conn, caller),
     )
     _record(
         conn,
@@ -132,11 +153,21 @@ def create_account(
         at.id,
         public_id,
         now_ms,
-        login=as_login(login),
         role=role,
         member=None if whose is None else whose.public_id,
     )
-    return Granted(public_id, as_login(login), name.strip(), password)
+    if whose is not None:
+        audit.looked(conn, caller, Look("account.create", member_id=whose.id), now_ms)
+    return Granted(public_id, as_login(login), name.strip(), prepared.password)
+
+
+def maker_id(conn: Connection, caller: Caller) -> int | None:
+    """Whose will be what the caller makes: an account, also where it acts by a token of its own."""
+    if caller.token_id is None:
+        return caller.account_id
+    made_by = select(_T.made_by_account_id).where(_T.id == caller.token_id)
+    found: int | None = conn.scalar(made_by)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,20 +204,6 @@ def without_account(conn: Connection, organisation_id: int, now_ms: int) -> list
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A first password and what is kept of it; made before the transaction, as it takes a while."""
-
-    password: str
-    hashed: str
-
-
-def prepare(count: int) -> list[Prepared]:
-    """First passwords for so many."""
-    passwords = [first_password() for _ in range(count)]
-    return [Prepared(each, hash_password(each)) for each in passwords]
-
-
 def create_member_accounts(
     conn: Connection,
     caller: Caller,
@@ -212,6 +229,7 @@ def create_member_accounts(
             hashed=each.hashed,
             must_change=True,
             now_ms=now_ms,
+            made_by_account_id=maker_id(conn, caller),
         )
         _record(
             conn,
@@ -220,40 +238,92 @@ def create_member_accounts(
             at.id,
             public_id,
             now_ms,
-            login=login,
             role=Role.MEMBER,
             member=waiting.public_id,
         )
+        audit.looked(conn, caller, Look("account.create", member_id=waiting.member_id), now_ms)
         granted.append(Granted(public_id, login, waiting.name, each.password))
     return granted
 
 
-def reset_account(conn: Connection, caller: Caller, public_id: UUID, now_ms: int) -> Granted:
+def reset_account(
+    conn: Connection, caller: Caller, prepared: Prepared, public_id: UUID, now_ms: int
+) -> Granted:
     """A new first password; ends sessions and lock. Raises AccountError, NotFoundError."""
-    row = find_account(conn, caller.organisation_id, public_id)
+    row = _to_change(conn, caller, public_id, now_ms)
     if row.id == caller.account_id:
         raise AccountError("account", Words("自己的密码请在“修改密码”里改"))
-    password = reset_password(conn, row.id)
+    reset_password(conn, row.id, prepared.hashed, maker_id(conn, caller))
     _record(conn, caller, "account.reset_password", row.organisation_id, public_id, now_ms)
-    return Granted(public_id, row.login, row.name, password)
+    if row.member_id is not None:
+        audit.looked(conn, caller, Look("account.reset", member_id=row.member_id), now_ms)
+    return Granted(public_id, row.login, row.name, prepared.password)
 
 
 def disable_account(conn: Connection, caller: Caller, public_id: UUID, now_ms: int) -> None:
-    """End an account and its sessions; again: no change. Raises AccountError, NotFoundError."""
-    row = find_account(conn, caller.organisation_id, public_id)
+    """End an account, its sessions and the tokens that it made; again: no change.
+
+    Raises AccountError, NotFoundError.
+    """
+    row = _to_change(conn, caller, public_id, now_ms)
     if row.id == caller.account_id:
         raise AccountError("account", Words("不能停用自己正在使用的账号"))
     if row.disabled_ms is None:
         disable(conn, row.id, now_ms)
         _record(conn, caller, "account.disable", row.organisation_id, public_id, now_ms)
+        revoke_made_by(conn, caller, row.id, now_ms)
 
 
 def enable_account(conn: Connection, caller: Caller, public_id: UUID, now_ms: int) -> None:
-    """Let an account sign in again; again: no change. Raises NotFoundError."""
-    row = find_account(conn, caller.organisation_id, public_id)
+    """Let an account sign in again; again: no change. Its tokens stay revoked.
+
+    Raises AccountError, NotFoundError.
+    """
+    row = _to_change(conn, caller, public_id, now_ms)
     if row.disabled_ms is not None:
         enable(conn, row.id)
         _record(conn, caller, "account.enable", row.organisation_id, public_id, now_ms)
+
+
+def count_made_by(conn: Connection, account_id: int, now_ms: int) -> int:
+    """How many tokens that this account made are valid."""
+    made = and_(_T.made_by_account_id == account_id, is_valid(now_ms))
+    return int(conn.scalar(select(func.count()).select_from(s.tokens).where(made)) or 0)
+
+
+def revoke_made_by(
+    conn: Connection, who: Caller | audit.Machine, account_id: int, now_ms: int
+) -> None:
+    """End the tokens that an account made."""
+    made = select(s.tokens).where(_T.made_by_account_id == account_id, is_valid(now_ms))
+    for row in conn.execute(made.order_by(_T.id)).all():
+        revoke(conn, row.name, now_ms)
+        audit.record(conn, who, "token.revoke", row.organisation_id, "token", row.public_id, now_ms)
+
+
+def _to_change(conn: Connection, caller: Caller, public_id: UUID, now_ms: int) -> Row[Any]:
+    """An account of the scope whose member, if any, is not of somebody else's now."""
+    row = find_account(conn, caller.organisation_id, public_id)
+
+    def is_of(scope: Scope) -> bool:
+        p = s.memberships.c
+        return (
+            conn.scalar(
+                select(p.id)
+                .where(
+                    p.member_id == row.member_id,
+                    within(scope, p.organisation_id),
+                    p.valid_from_ms <= now_ms,
+                    or_(p.valid_to_ms.is_(None), p.valid_to_ms > now_ms),
+                )
+                .limit(1)
+            )
+            is not None
+        )
+
+    if row.member_id is not None and is_of(EVERYTHING) and not is_of(caller.organisation_id):
+        raise AccountError("account", Words("这名党员现在属于别的组织，他的账号请上级管理员办理"))
+    return row
 
 
 # --- sessions -------------------------------------------------------------------------------
@@ -347,40 +417,90 @@ def create_token(
     name: str,
     role: Role,
     organisation: UUID,
-    member: UUID | None,
     expires_ms: int | None,
     now_ms: int,
 ) -> tuple[UUID, str]:
-    """A new token: its public id, and itself, to be shown this once.
+    """A new token for a program: its public id, and itself, to be shown this once.
+
+    `expires_ms` None: as late as may be. Raises TokenError, NotFoundError.
+    """
+    if role is Role.MEMBER:
+        raise TokenError("role", Words("党员的令牌只能由本人在“我的令牌”里建立"))
+    at = find_organisation(conn, caller.organisation_id, organisation)
+    return _token(conn, caller, name, role, at.id, at.code, expires_ms, now_ms)
+
+
+def create_own_token(
+    conn: Connection, caller: Caller, name: str, expires_ms: int | None, now_ms: int
+) -> str:
+    """A token for a program of the caller's, who is a member: it reads that one's own file.
 
     Raises TokenError, NotFoundError.
     """
+    if caller.member_id is None:
+        raise NotFoundError
+    code = conn.scalars(
+        select(s.organisations.c.code).where(s.organisations.c.id == caller.organisation_id)
+    ).one()
+    _, token = _token(
+        conn, caller, name, Role.MEMBER, caller.organisation_id, code, expires_ms, now_ms
+    )
+    return token
+
+
+def _token(
+    conn: Connection,
+    caller: Caller,
+    name: str,
+    role: Role,
+    organisation_id: int,
+    code: str,
+    expires_ms: int | None,
+    now_ms: int,
+) -> tuple[UUID, str]:
     name = name.strip()
-    at = find_organisation(conn, caller.organisation_id, organisation)
-    whose = None if member is None else find_member(conn, caller.organisation_id, member, now_ms)
+    last_ms = now_ms + LONGEST_TOKEN_MS
+    if expires_ms is not None and expires_ms > last_ms:
+        raise TokenError("expires", Words("令牌最长用一年，请选早一些的日期"))
     token = new_token(
         conn,
         name,
-        at.code,
+        code,
         now_ms,
-        expires_ms,
+        last_ms if expires_ms is None else expires_ms,
         role=role,
-        member_id=None if whose is None else whose.id,
+        member_id=caller.member_id if role is Role.MEMBER else None,
+        made_by_account_id=maker_id(conn, caller),
     )
     public_id: UUID = conn.scalars(select(_T.public_id).where(_T.name == name)).one()
     audit.record(
         conn,
         caller,
         "token.create",
-        at.id,
+        organisation_id,
         "token",
         public_id,
         now_ms,
-        name=name,
         role=role,
         expires_ms=expires_ms,
     )
     return public_id, token
+
+
+def own_tokens(conn: Connection, member_id: int) -> Sequence[Row[Any]]:
+    """A member's own tokens, as in `list_tokens`, the latest first."""
+    return conn.execute(
+        _tokens().where(_T.member_id == member_id).order_by(_T.created_ms.desc(), _T.id.desc())
+    ).all()
+
+
+def revoke_own_token(conn: Connection, caller: Caller, public_id: UUID, now_ms: int) -> None:
+    """End one of the caller's own; again: no change. Raises NotFoundError."""
+    for row in () if caller.member_id is None else own_tokens(conn, caller.member_id):
+        if row.public_id == public_id:
+            _revoke(conn, caller, row, now_ms)
+            return
+    raise NotFoundError
 
 
 def count_tokens(conn: Connection, scope: int) -> int:
@@ -412,9 +532,14 @@ def find_token(conn: Connection, scope: int, public_id: UUID) -> Row[Any]:
 
 def revoke_token(conn: Connection, caller: Caller, public_id: UUID, now_ms: int) -> None:
     """End a token; again: no change. Raises NotFoundError."""
-    row = find_token(conn, caller.organisation_id, public_id)
+    _revoke(conn, caller, find_token(conn, caller.organisation_id, public_id), now_ms)
+
+
+def _revoke(conn: Connection, caller: Caller, row: Row[Any], now_ms: int) -> None:
     if revoke(conn, row.name, now_ms):
-        audit.record(conn, caller, "token.revoke", row.organisation_id, "token", public_id, now_ms)
+        audit.record(
+            conn, caller, "token.revoke", row.organisation_id, "token", row.public_id, now_ms
+        )
 
 
 _A: Final = s.accounts.c

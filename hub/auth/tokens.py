@@ -11,10 +11,10 @@ import hashlib
 import secrets
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, insert, or_, select, update
 
 from hub.auth.callers import Caller, caller_of, select_callers
 from hub.domain.terms import Role
@@ -48,6 +48,20 @@ class TokenInfo:
     expires_ms: int | None
     revoked_ms: int | None
 
+    @classmethod
+    def of(cls, row: Row[Any]) -> "TokenInfo":
+        """From a row of tokens with `organisation_code` and `organisation`."""
+        return cls(
+            row.public_id,
+            row.name,
+            Role(row.role),
+            row.organisation_code,
+            row.organisation,
+            row.created_ms,
+            row.expires_ms,
+            row.revoked_ms,
+        )
+
     def state(self, now_ms: int) -> str:
         """In one word, whether it is of use."""
         if self.revoked_ms is not None:
@@ -65,6 +79,7 @@ def new_token(
     *,
     role: Role = Role.AUDITOR,
     member_id: int | None = None,
+    made_by_account_id: int | None = None,
 ) -> str:
     """A new token for the sub-tree of `organisation_code`, to be shown now and never again.
 
@@ -94,6 +109,7 @@ def new_token(
             member_id=member_id,
             token_sha256=sha256(token),
             organisation_id=organisation_id,
+            made_by_account_id=made_by_account_id,
             created_ms=now_ms,
             expires_ms=expires_ms,
         )
@@ -119,18 +135,9 @@ def list_tokens(conn: Connection, scope: Scope = EVERYTHING) -> list[TokenInfo]:
     """All tokens ever made for organisations of the scope, by name."""
     t, o = s.tokens.c, s.organisations.c
     return [
-        TokenInfo(
-            row.public_id,
-            row.name,
-            Role(row.role),
-            row.code,
-            row.organisation,
-            row.created_ms,
-            row.expires_ms,
-            row.revoked_ms,
-        )
+        TokenInfo.of(row)
         for row in conn.execute(
-            select(s.tokens, o.code, o.name.label("organisation"))
+            select(s.tokens, o.code.label("organisation_code"), o.name.label("organisation"))
             .join(s.organisations, o.id == t.organisation_id)
             .where(within(scope, t.organisation_id))
             .order_by(t.name)

@@ -63,21 +63,21 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who acts, as far as the hub can tell people apart."""
+    """Who acts, as far as the hub can tell people apart: all that is known to be theirs."""
 
-    account_id: int | None = None
-    token_id: int | None = None
-    member_id: int | None = None
+    accounts: frozenset[int] = frozenset()
+    tokens: frozenset[int] = frozenset()
+    members: frozenset[int] = frozenset()
+    name: str = ""
+    """As they are called; empty: not compared."""
 
     def is_same(self, other: "Person") -> bool:
-        """Whether these are known to be one: by account, by token or by member."""
-        return any(
-            mine is not None and mine == theirs
-            for mine, theirs in (
-                (self.account_id, other.account_id),
-                (self.token_id, other.token_id),
-                (self.member_id, other.member_id),
-            )
+        """Whether these are taken to be one: by account, token or member, or by name."""
+        return bool(
+            self.accounts & other.accounts
+            or self.tokens & other.tokens
+            or self.members & other.members
+            or (self.name.strip() and self.name.strip() == other.name.strip())
         )
 
 
@@ -241,7 +241,7 @@ def answer_refused(
         return Words("这一项不需要审批。")
     if answered:
         return Words("这项申请已经办理；要更改的，请先撤回原来的答复。")
-    if decides.member_id is not None and decides.member_id == member_id:
+    if member_id in decides.members:
         return Words("不能审批自己的申请，请由他人办理。")
     if ask is DeclarationKind.BACK_FILL_ASKED and decides.is_same(asked):
         return Words("补签须由申请人以外的人审批。")

@@ -15,11 +15,15 @@ from sqlalchemy import Connection, insert, select
 from hub import audit
 from hub.auth.accounts import (
     AccountError,
+    BusyError,
     SignInError,
+    add_account,
+    as_login,
     change_password,
+    check_password,
     has_accounts,
+    hash_password,
     lock_accounts,
-    make_account,
     sign_in,
 )
 from hub.auth.sessions import COOKIE, SESSION_MS, begin_session, end_session
@@ -39,6 +43,9 @@ router = APIRouter(include_in_schema=False)
 _REFUSED: Final = Words(
     "登录名或密码不对，请核对后重新输入。连续输错多次会暂时锁定：请过几分钟再试，或请管理员重设密码。"
 )
+_BUSY: Final = Words("现在登录的人太多，请过几秒再试。")
+BUSY_S: Final = 5
+"""When to come again."""
 _CODE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -75,9 +82,11 @@ def sign_in_here(
         found = sign_in(hub.engine, login, password, now_ms)
     except SignInError:
         # The same for all: whether there is an account of this login is nobody's business.
-        return page(
-            "sign-in.html", 403, caller=None, back=back, problem=_REFUSED, login=login, is_new=False
-        )
+        return _not_signed_in(403, back, login, _REFUSED)
+    except BusyError:
+        response = _not_signed_in(503, back, login, _BUSY)
+        response.headers["Retry-After"] = str(BUSY_S)
+        return response
     account_id = found.caller.account_id
     assert account_id is not None  # noqa: S101
     with hub.engine.begin() as conn:
@@ -93,8 +102,15 @@ def sign_in_here(
             "account",
             None,
             now_ms,
+            **({"failures": found.failures} if found.failures else {}),
         )
     return _with_cookie(RedirectResponse(back, 303), request, cookie)
+
+
+def _not_signed_in(status: int, back: str, login: str, problem: Words) -> Response:
+    return page(
+        "sign-in.html", status, caller=None, back=back, problem=problem, login=login, is_new=False
+    )
 
 
 @router.post("/sign-out")
@@ -102,9 +118,12 @@ def sign_out(request: Request, hub: Hub) -> Response:
     """End the session."""
     cookie = request.cookies.get(COOKIE)
     # Whoever has no session must not wait for, nor take, the database's write lock.
-    if cookie is not None and session(request) is not None:
+    found = session(request)
+    if cookie is not None and found is not None:
+        at = found.caller.organisation_id
         with hub.engine.begin() as conn:
             end_session(conn, cookie)
+            audit.record(conn, found.caller, "session.end", at, "account", None, hub.clock())
     response = RedirectResponse("/sign-in", 303)
     response.delete_cookie(
         COOKIE, httponly=True, samesite="strict", secure=request.url.scheme == "https"
@@ -156,19 +175,21 @@ def first_run(
     if errors:
         return _first_run(422, values, errors)
     try:
+        check_password(password, as_login(login))
+        hashed = hash_password(password)
         with hub.engine.begin() as conn:
             lock_accounts(conn)
             if has_accounts(conn):
                 raise HTTPException(404)
             organisation_id = _district(conn, values["district_code"], values["district"])
-            make_account(
+            add_account(
                 conn,
                 login=login,
                 name=name,
                 role=Role.OPERATOR,
                 organisation_id=organisation_id,
                 member_id=None,
-                password=password,
+                hashed=hashed,
                 must_change=False,
                 now_ms=now_ms,
             )

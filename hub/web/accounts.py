@@ -15,8 +15,9 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from sqlalchemy import Connection, Row
 
+from hub.audit import Look
 from hub.auth import grants
-from hub.auth.accounts import AccountError
+from hub.auth.accounts import AccountError, prepare
 from hub.auth.callers import Caller
 from hub.auth.grants import Asked, Granted
 from hub.auth.rights import Right
@@ -48,6 +49,7 @@ ROLES: Final[Mapping[Role, Words]] = {
 
 Hub = Annotated[Context, Depends(context)]
 Granting = Annotated[Caller, Depends(page_right(Right.ACCESS))]
+Own = Annotated[Caller, Depends(page_right(Right.OWN))]
 Anybody = Annotated[Caller, Depends(signed_in)]
 Text = Annotated[str, Form()]
 
@@ -106,6 +108,7 @@ def account_list(request: Request, caller: Granting, hub: Hub) -> Response:
     with reading(hub.engine) as conn:
         count = grants.count_accounts(conn, scope, asked)
         rows = grants.list_accounts(conn, scope, asked, PAGE_LINES, (number - 1) * PAGE_LINES)
+    _looks(hub, caller)
     return page(
         "accounts.html",
         caller=caller,
@@ -130,6 +133,7 @@ class _Form:
     organisation: str = ""
     whose: str = ""
     member: str = ""
+    no_member: bool = False
 
 
 @router.get("/accounts/new")
@@ -151,7 +155,10 @@ def new_account(
                 organisation=form.organisation,
                 whose=row.code,
             )
-        return _new_account(conn, caller, form, {}, ())
+        response = _new_account(conn, caller, form, {}, ())
+    if member is not None:
+        hub.looks(caller, Look("account.page", member_id=row.id))
+    return response
 
 
 @router.post("/accounts/new")
@@ -165,10 +172,11 @@ def make_account(
     organisation: Text = "",
     whose: Text = "",
     member: Text = "",
+    no_member: Text = "",
 ) -> Response:
     """Make it, and show the first password, once."""
     now_ms = hub.clock()
-    form = _Form(login, name, role, organisation, whose, member)
+    form = _Form(login, name, role, organisation, whose, member, bool(no_member))
     errors: dict[str, object] = {}
     with reading(hub.engine) as conn:
         found, fitting = _whose(conn, caller, form, now_ms, errors)
@@ -177,18 +185,24 @@ def make_account(
             errors["role"] = Words("请选择角色")
         if not login.strip():
             errors["login"] = Words("请填写登录名")
-        if errors or wanted is None:
-            return _new_account(conn, caller, form, errors, fitting)
+        refused = _new_account(conn, caller, form, errors, fitting) if errors else None
+    if fitting:
+        _looks(hub, caller)
+    if refused is not None or wanted is None:
+        return refused or Response(status_code=422)
+    prepared = prepare()
     try:
         with hub.engine.begin() as conn:
             granted = grants.create_account(
                 conn,
                 caller,
+                prepared,
                 login=login,
                 name=name,
                 role=wanted,
                 organisation=_id(organisation),
                 member=found,
+                no_member=form.no_member,
                 now_ms=now_ms,
             )
     except AccountError as error:
@@ -207,6 +221,8 @@ def branch(caller: Granting, hub: Hub, organisation: UUID | None = None) -> Resp
             at = find_organisation(conn, caller.organisation_id, organisation)
             waiting = grants.without_account(conn, at.id, hub.clock())
         organisations = _organisations(conn, caller)
+    if waiting:
+        hub.looks(caller, Look("accounts.page", organisation_id=at.id))
     return page(
         "accounts-branch.html",
         caller=caller,
@@ -229,7 +245,7 @@ def make_for_branch(
     with reading(hub.engine) as conn:
         at = find_organisation(conn, caller.organisation_id, named)
         count = len(grants.without_account(conn, at.id, now_ms))
-    prepared = grants.prepare(min(count, grants.MOST_AT_ONCE))
+    prepared = [prepare() for _ in range(min(count, grants.MOST_AT_ONCE))]
     with hub.engine.begin() as conn:
         granted = grants.create_member_accounts(conn, caller, named, prepared, now_ms)
     if not granted:
@@ -244,6 +260,8 @@ def one_account(caller: Granting, hub: Hub, account: UUID) -> Response:
     with reading(hub.engine) as conn:
         row = grants.find_account(conn, caller.organisation_id, account)
         sessions = grants.sessions_of(conn, row.id, now_ms)
+    if row.member_id is not None:
+        hub.looks(caller, Look("account.page", member_id=row.member_id))
     return page(
         "account.html",
         caller=caller,
@@ -273,9 +291,12 @@ def ask_reset(caller: Granting, hub: Hub, account: UUID) -> Response:
 @router.post("/accounts/{account}/reset")
 def reset(request: Request, caller: Granting, hub: Hub, account: UUID) -> Response:
     """Give a new first password, and show it, once."""
+    with reading(hub.engine) as conn:
+        grants.find_account(conn, caller.organisation_id, account)
+    prepared = prepare()
     try:
         with hub.engine.begin() as conn:
-            granted = grants.reset_account(conn, caller, account, hub.clock())
+            granted = grants.reset_account(conn, caller, prepared, account, hub.clock())
     except AccountError as error:
         return done(f"/accounts/{account}", error, "warn")
     return _granted(request, caller, [granted])
@@ -286,17 +307,20 @@ def ask_disable(caller: Granting, hub: Hub, account: UUID) -> Response:
     """Whether it is really meant."""
     with reading(hub.engine) as conn:
         row = grants.find_account(conn, caller.organisation_id, account)
+        count = grants.count_made_by(conn, row.id, hub.clock())
     words = t(
         "{name}（{login}）不能再登录，现有登录马上退出；做过的事仍保留在日志里，以后可以重新启用。",
         name=row.name,
         login=row.login,
     )
+    if count:
+        words += t("由这个账号建立的{n}个令牌同时作废，不能恢复。", n=count)
     return _confirm(caller, row, t("停用账号"), words, f"/accounts/{account}/disable")
 
 
 @router.post("/accounts/{account}/disable")
 def disable(caller: Granting, hub: Hub, account: UUID) -> Response:
-    """End an account."""
+    """End an account, and the tokens that it made."""
     try:
         with hub.engine.begin() as conn:
             grants.disable_account(conn, caller, account, hub.clock())
@@ -308,8 +332,11 @@ def disable(caller: Granting, hub: Hub, account: UUID) -> Response:
 @router.post("/accounts/{account}/enable")
 def enable(caller: Granting, hub: Hub, account: UUID) -> Response:
     """Let it sign in again."""
-    with hub.engine.begin() as conn:
-        grants.enable_account(conn, caller, account, hub.clock())
+    try:
+        with hub.engine.begin() as conn:
+            grants.enable_account(conn, caller, account, hub.clock())
+    except AccountError as error:
+        return done(f"/accounts/{account}", error, "warn")
     return done(f"/accounts/{account}", Words("账号已重新启用，密码不变。"))
 
 
@@ -453,7 +480,7 @@ def new_token(caller: Granting, hub: Hub) -> Response:
         "name": "",
         "role": Role.AUDITOR.value,
         "organisation": caller.organisation_public_id,
-        "until": (_today(hub) + timedelta(days=365)).isoformat(),
+        "until": _next_year(hub),
     }
     return _new_token(hub, caller, values, {})
 
@@ -480,13 +507,12 @@ def make_token(
         return _new_token(hub, caller, values, errors)
     try:
         with hub.engine.begin() as conn:
-            public_id, token = grants.create_token(
+            _, token = grants.create_token(
                 conn,
                 caller,
                 name=name,
                 role=wanted,
                 organisation=_id(organisation),
-                member=None,
                 expires_ms=None if last is None else span_ms(last, last, hub.zone)[1],
                 now_ms=now_ms,
             )
@@ -498,8 +524,8 @@ def make_token(
         caller=caller,
         section="accounts",
         name=name.strip(),
-        public_id=public_id,
         token=token,
+        is_own=False,
     )
 
 
@@ -530,6 +556,60 @@ def revoke(caller: Granting, hub: Hub, token: UUID) -> Response:
     return done("/tokens", Words("令牌已作废。"))
 
 
+# --- one's own tokens -----------------------------------------------------------------------
+
+
+@router.get("/me/tokens")
+def own_tokens(caller: Own, hub: Hub) -> Response:
+    """A member's own tokens."""
+    return _own_tokens(hub, caller, {"name": "", "until": _next_year(hub)}, {})
+
+
+@router.post("/me/tokens")
+def make_own_token(caller: Own, hub: Hub, name: Text = "", until: Text = "") -> Response:
+    """Make one, and show it, once."""
+    values, last = {"name": name, "until": until}, day_from(until.strip())
+    if until.strip() and last is None:
+        words = Words("日期没有看懂，请按 2026-07-01 这样的格式填写。")
+        return _own_tokens(hub, caller, values, {"until": words})
+    expires_ms = None if last is None else span_ms(last, last, hub.zone)[1]
+    try:
+        with hub.engine.begin() as conn:
+            token = grants.create_own_token(conn, caller, name, expires_ms, hub.clock())
+    except TokenError as error:
+        field = "until" if error.field == "expires" else "name"
+        return _own_tokens(hub, caller, values, {field: error})
+    return page(
+        "token-made.html", caller=caller, section="own", name=name.strip(), token=token, is_own=True
+    )
+
+
+@router.post("/me/tokens/revoke")
+def revoke_own_token(caller: Own, hub: Hub, which: Text = "") -> Response:
+    """End one."""
+    with hub.engine.begin() as conn:
+        grants.revoke_own_token(conn, caller, _id(which), hub.clock())
+    return done("/me/tokens", Words("令牌已作废。"))
+
+
+def _own_tokens(
+    hub: Context, caller: Caller, values: Mapping[str, str], errors: Mapping[str, object]
+) -> Response:
+    assert caller.member_id is not None  # noqa: S101  Right.OWN says so
+    with reading(hub.engine) as conn:
+        rows = grants.own_tokens(conn, caller.member_id)
+    return page(
+        "own-tokens.html",
+        422 if errors else 200,
+        caller=caller,
+        section="own",
+        tab="/me/tokens",
+        tokens=[TokenLine.of(TokenInfo.of(each), hub) for each in rows],
+        values=values,
+        errors=errors,
+    )
+
+
 # --- helpers --------------------------------------------------------------------------------
 
 
@@ -553,6 +633,15 @@ def _id(text: str) -> UUID:
 
 def _today(hub: Context) -> date:
     return datetime.fromtimestamp(hub.clock() / 1000, hub.zone).date()
+
+
+def _next_year(hub: Context) -> str:
+    return (_today(hub) + timedelta(days=365)).isoformat()
+
+
+def _looks(hub: Context, caller: Caller) -> None:
+    """The caller is about to be shown whose accounts there are."""
+    hub.looks(caller, Look("accounts.page", organisation_id=caller.organisation_id))
 
 
 def _role_choices(*without: Role) -> list[tuple[str, str]]:

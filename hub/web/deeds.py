@@ -28,8 +28,10 @@ AREAS: Final[Mapping[str, Words]] = {
     "venue": Words("会场"),
     "device": Words("设备"),
     "account": Words("账号"),
+    "accounts": Words("账号"),
     "session": Words("登录"),
     "token": Words("令牌"),
+    "log": Words("日志"),
     "hub": Words("系统"),
 }
 DEEDS: Final[Mapping[str, Words]] = {
@@ -57,6 +59,7 @@ DEEDS: Final[Mapping[str, Words]] = {
     "code": Words("生成登记码"),
     "place": Words("改位置"),
     "reset_password": Words("重设密码"),
+    "locked": Words("多次输错密码，暂时锁定"),
     "change_password": Words("修改密码"),
     "disable": Words("停用"),
     "enable": Words("启用"),
@@ -64,6 +67,7 @@ DEEDS: Final[Mapping[str, Words]] = {
     "begin": Words("开始"),
     "first_run": Words("首次使用"),
     # What was looked at.
+    "reset": Words("重设密码"),
     "page": Words("查看页面"),
     "api": Words("程序读取"),
     "export": Words("导出"),
@@ -73,6 +77,12 @@ DEEDS: Final[Mapping[str, Words]] = {
     "statements": Words("办理记录"),
     "cards": Words("卡"),
 }
+GIVEN: Final[Mapping[str, Words]] = {
+    "account.create": Words("为您建立了账号，并拿到了初始密码"),
+    "account.reset": Words("重设了您账号的密码，并拿到了初始密码"),
+    "token.create": Words("为您建立了令牌"),
+}
+"""What a member is told of those who were given the means to read their file."""
 
 _NAMES: Final[Mapping[str, Words]] = {
     "login": Words("登录名"),
@@ -87,11 +97,12 @@ _NAMES: Final[Mapping[str, Words]] = {
     "number": Words("清点人数"),
     "format": Words("格式"),
     "status": Words("状态"),
+    "failures": Words("此前输错密码次数"),
 }
 """Of the details that are said; the others are there for programs."""
 
 
-MANY: Final = frozenset({"objections", "members", "taps"})
+MANY: Final = frozenset({"accounts", "objections", "members", "taps"})
 """Areas whose entries are found with those of one of them."""
 
 

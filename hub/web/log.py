@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy import Row
 
+from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.context import Context, context, page_right
@@ -117,6 +118,8 @@ def log_of_looks(request: Request, caller: Reading, hub: Hub) -> Response:
             count = count_looks(conn, scope, asked, now_ms)
             offset = (given.page - 1) * PAGE_LINES
             rows = list(looks(conn, scope, asked, now_ms, PAGE_LINES, offset))
+    if any(each.member is not None for each in rows):
+        hub.looks(caller, Look("log.page", organisation_id=caller.organisation_id))
     lines = [_look(each, hub) for each in rows]
     return _page("/log/looks", t("查看记录"), caller, given, lines, count)
 

@@ -33,6 +33,7 @@ from hub.store import queries
 from hub.store.engine import reading
 from hub.store.queries import MeetingHead
 from hub.store.scope import EVERYTHING
+from hub.web.deeds import GIVEN
 from hub.web.pages import page
 from hub.web.view import Chip
 from hub.web.visit import done
@@ -307,6 +308,8 @@ class Worded:
 
 
 def _did(what: str, of: Words) -> Words:
+    if what in GIVEN:
+        return GIVEN[what]
     match what.rpartition(".")[2]:
         case "api":
             return Words("通过接口读取了{of}", of=of)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from hub.app import Server, create_app
-from hub.auth.accounts import make_account
+from hub.auth.accounts import add_account, as_login, check_password, hash_password
 from hub.auth.tokens import new_token
 from hub.context import Enrol, Health, Joining
 from hub.derive import derive_batch
@@ -23,6 +24,12 @@ from tests.hub.world import Entry, World, district, minutes, uid_of
 
 ZONE = ZoneInfo("Asia/Shanghai")
 PASSWORD = "correct horse battery"
+
+
+def make_account(conn: Any, *, password: str, **values: Any) -> uuid.UUID:
+    """An account whose holder chose this password."""
+    check_password(password, as_login(values["login"]))
+    return add_account(conn, hashed=hash_password(password), **values)
 
 
 @dataclass

@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Barrier, BoundedSemaphore
 from typing import Any
 
+import httpx
 import pytest
 from pwdlib.hashers.argon2 import Argon2Hasher
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import Engine, delete, event, func, select, update
 from sqlalchemy.exc import DBAPIError
 
 from hub.app import create_app
@@ -22,7 +24,7 @@ from hub.auth.accounts import (
     change_password,
     disable,
     first_password,
-    make_account,
+    prepare,
     reset_password,
     sign_in,
 )
@@ -40,7 +42,7 @@ from hub.domain.terms import Role
 from hub.store import schema as s
 from hub.store.engine import reading
 from hub.store.scope import NotFoundError
-from tests.hub.site import PASSWORD, ZONE, Client, Site
+from tests.hub.site import PASSWORD, ZONE, Client, Site, make_account, serving
 from tests.hub.world import World, district, minutes, public_id
 
 NOW = 1_777_000_000_000
@@ -208,33 +210,115 @@ def test_five_wrong_passwords_lock_and_each_further_one_for_longer(
 def test_guesses_made_at_the_same_time_are_not_more(
     engine: Engine, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    account(engine, world)
-    looked_at: list[str] = []
+    key = account(engine, world)
     matches = accounts._matches
+    monkeypatch.setattr(accounts, "_LINE", BoundedSemaphore(40))
+    monkeypatch.setattr(accounts, "_CHECKS", BoundedSemaphore(40))
+    together = Barrier(13)
 
-    def slow(password: str, hashed: str) -> bool:
-        if hashed != accounts._NOBODY:
-            looked_at.append(password)
-        time.sleep(0.02)
-        return matches(password, hashed)
+    def at_once(password: str, hashed: str) -> bool:
+        found = matches(password, hashed)
+        together.wait(30)
+        if password == PASSWORD:
+            time.sleep(1)  # the wrong ones are first
+        return found
 
-    monkeypatch.setattr(accounts, "_matches", slow)
+    monkeypatch.setattr(accounts, "_matches", at_once)
 
     def guess(number: int) -> bool:
         try:
-            sign_in(engine, "li", PASSWORD if number > 8 else f"guess number {number}", NOW)
+            sign_in(engine, "li", PASSWORD if number == 12 else f"guess number {number}", NOW)
         except SignInError:
             return False
         return True
 
-    with ThreadPoolExecutor(12) as pool:
-        right = list(pool.map(guess, range(12)))
-    # A right one among them begins the count anew; without it five are looked at and no more.
-    assert any(right) or len(looked_at) == 5
-    looked_at.clear()
-    with ThreadPoolExecutor(12) as pool:
-        list(pool.map(guess, [0] * 12))
-    assert len(looked_at) <= 5
+    with ThreadPoolExecutor(13) as pool:
+        assert not any(pool.map(guess, range(13))), "the right one came after five others"
+    assert row(engine, key).failures == 5
+    assert acts(engine) == ["account.locked"]
+
+
+def test_wrong_passwords_are_forgotten_after_a_day(engine: Engine, world: World) -> None:
+    key = account(engine, world)
+    for _ in range(4):
+        assert wrong(engine, NOW) is None
+    later = NOW + accounts.FORGET_MS
+    assert row(engine, key).failures == 4
+    wrong(engine, later)
+    assert row(engine, key).locked_until_ms == later + MINUTE, "just within the day"
+    much_later = later + accounts.FORGET_MS + 1
+    wrong(engine, much_later)
+    assert (row(engine, key).failures, row(engine, key).locked_until_ms) == (1, None)
+    assert sign_in(engine, "li", PASSWORD, much_later).failures == 1
+
+
+def test_each_lock_is_told_once(engine: Engine, world: World) -> None:
+    account(engine, world)
+    for _ in range(9):
+        wrong(engine, NOW)
+    assert acts(engine) == ["account.locked"]
+    wrong(engine, NOW + MINUTE)
+    assert acts(engine) == ["account.locked"] * 2
+    with reading(engine) as conn:
+        told = conn.execute(select(s.audit)).all()
+    assert {each.actor for each in told} == {"未登录的人"}
+    assert [json.loads(each.details) for each in told] == [{"failures": 5}, {"failures": 6}]
+    assert {each.organisation_id for each in told} == {world.ids["甲"]}
+
+
+def test_a_flood_of_sign_ins_leaves_everything_else_answering(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(password: str, hashed: str) -> bool:
+        time.sleep(0.4)
+        return False
+
+    monkeypatch.setattr(accounts, "_matches", slow)
+    with serving(site.app) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
+
+        def sign_in_(number: int) -> httpx.Response:
+            form = {"login": f"nobody{number}", "password": "wrong password"}
+            return client.post("/sign-in", data=form)
+
+        with ThreadPoolExecutor(80) as pool:
+            flood = [pool.submit(sign_in_, each) for each in range(80)]
+            time.sleep(0.3)
+            began = time.monotonic()
+            assert client.get("/api/v1/health").status_code == 200
+            taken = time.monotonic() - began
+            said = [each.result() for each in flood]
+    assert taken < 3
+    assert {each.status_code for each in said} == {403, 503}
+    turned_away = [each for each in said if each.status_code == 503]
+    assert "现在登录的人太多" in turned_away[0].text
+    assert all(int(each.headers["retry-after"]) > 0 for each in turned_away)
+
+
+def test_no_password_is_hashed_while_others_cannot_write(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = accounts._HASH
+    hashed: list[str] = []
+
+    class Watched:
+        def hash(self, password: str) -> str:
+            with site.engine.begin() as conn:  # waits, and fails, if somebody else writes
+                conn.execute(update(s.accounts).values(failures=0))
+            hashed.append(password)
+            return real.hash(password)
+
+        verify = real.verify
+
+    operator = site.signed_in("甲管")
+    monkeypatch.setattr(accounts, "_HASH", Watched())
+    form = {"login": "neu", "name": "新", "role": "AUDITOR", "organisation": str(public_id("甲"))}
+    assert operator.post("/accounts/new", data=form).status_code == 200
+    with reading(site.engine) as conn:
+        neu = conn.scalars(select(s.accounts.c.public_id).filter_by(login="neu")).one()
+    assert operator.post(f"/accounts/{neu}/reset").status_code == 200
+    new = {"old": PASSWORD, "new": "my own password", "again": "my own password"}
+    assert operator.post("/password", data=new).status_code == 303
+    assert len(hashed) == 3
 
 
 def test_nobody_learns_which_login_there_is(engine: Engine, world: World) -> None:
@@ -250,6 +334,28 @@ def test_nobody_learns_which_login_there_is(engine: Engine, world: World) -> Non
             said.append((response.status_code, response.text.replace(login, "")))
         assert said[0] == said[1]
     assert wrong(engine, NOW, "qqq", PASSWORD) is not None, "it was locked"
+
+
+@pytest.mark.parametrize("login", ["li", "nobody", "locked"])
+def test_nor_by_what_is_written(engine: Engine, world: World, login: str) -> None:
+    """As many transactions that write, whether there is such an account or not."""
+    account(engine, world)
+    account(engine, world, "locked")
+    with engine.begin() as conn:
+        a = s.accounts.c
+        conn.execute(
+            update(s.accounts).where(a.login == "locked").values(locked_until_ms=NOW + MINUTE)
+        )
+    written: list[str] = []
+
+    def note(conn: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE"):
+            written.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    wrong(engine, NOW, login)
+    event.remove(engine, "before_cursor_execute", note)
+    assert len(written) == 1
 
 
 def test_nor_by_the_time_it_takes(
@@ -352,9 +458,10 @@ def test_a_reset_ends_sessions_and_lock_and_must_be_replaced(engine: Engine, wor
         wrong(engine, NOW)
     [cookie] = cookies(engine, key, 1)
     with engine.begin() as conn:
-        password = reset_password(conn, key)
+        prepared = prepare()
+        reset_password(conn, key, prepared.hashed, None)
     assert not holds(engine, cookie)
-    assert sign_in(engine, "li", password, NOW).must_change
+    assert sign_in(engine, "li", prepared.password, NOW).must_change
     wrong(engine, NOW, password=PASSWORD)
 
 
@@ -471,9 +578,11 @@ def grant(site: Site, by: str = "甲管", **more: Any) -> grants.Granted:
         "organisation": public_id("甲"),
         "member": None,
         "now_ms": minutes(0),
-    }
+    } | more
+    if values["role"] is Role.SECRETARY and values["member"] is None:
+        values["no_member"] = True
     with asking(site, by) as (conn, caller):
-        return grants.create_account(conn, caller, **(values | more))
+        return grants.create_account(conn, caller, prepare(), **values)
 
 
 def test_what_is_granted_is_within_ones_own_and_told_once(site: Site) -> None:
@@ -488,7 +597,7 @@ def test_what_is_granted_is_within_ones_own_and_told_once(site: Site) -> None:
     assert (act.actor, act.what, act.object) == ("甲管", "account.create", "account")
     assert act.object_id == granted.public_id
     assert act.organisation_id == site.ids["甲"]
-    assert json.loads(act.details)["login"] == "neu"
+    assert json.loads(act.details) == {"role": "MEMBER", "member": str(public_id("李"))}, "no name"
 
 
 @pytest.mark.parametrize(
@@ -505,9 +614,10 @@ def test_nobody_gives_more_than_they_have(site: Site, more: dict[str, Any]) -> N
     with pytest.raises(NotFoundError):
         grant(site, **more)
     with pytest.raises(NotFoundError), asking(site) as (conn, caller):
-        values: dict[str, Any] = {"organisation": public_id("甲"), "member": None} | more
+        if "member" in more:
+            raise NotFoundError
         grants.create_token(
-            conn, caller, name="neu", role=Role.AUDITOR, expires_ms=None, now_ms=NOW, **values
+            conn, caller, name="neu", role=Role.AUDITOR, expires_ms=None, now_ms=NOW, **more
         )
     assert acts(site.engine) == []
 
@@ -518,7 +628,7 @@ def test_another_sub_trees_accounts_are_not_there(site: Site) -> None:
     with reading(site.engine) as conn:
         session = conn.scalars(select(s.sessions.c.public_id)).one()
     for deed in (
-        lambda *who: grants.reset_account(*who, granted.public_id, NOW),
+        lambda *who: grants.reset_account(*who, prepare(), granted.public_id, NOW),
         lambda *who: grants.disable_account(*who, granted.public_id, NOW),
         lambda *who: grants.enable_account(*who, granted.public_id, NOW),
         lambda *who: grants.end_all_sessions(*who, granted.public_id, NOW),
@@ -540,9 +650,10 @@ def site_account(site: Site, login: str) -> int:
 def test_ones_own_account_is_not_ended_by_oneself(site: Site) -> None:
     with reading(site.engine) as conn:
         own = conn.scalars(select(s.accounts.c.public_id).filter_by(login="甲管")).one()
-    for deed in (grants.disable_account, grants.reset_account):
-        with pytest.raises(AccountError), asking(site) as (conn, caller):
-            deed(conn, caller, own, NOW)
+    with pytest.raises(AccountError), asking(site) as (conn, caller):
+        grants.disable_account(conn, caller, own, NOW)
+    with pytest.raises(AccountError), asking(site) as (conn, caller):
+        grants.reset_account(conn, caller, prepare(), own, NOW)
 
 
 def test_of_others_sessions_one_needs_the_right(site: Site) -> None:
@@ -564,7 +675,7 @@ def test_a_branch_gets_its_accounts_once(site: Site) -> None:
     account_of_wang = grant(site, login="王", role=Role.SECRETARY, member=public_id("王"))
     with asking(site) as (conn, caller):
         made = grants.create_member_accounts(
-            conn, caller, public_id("甲"), grants.prepare(5), minutes(0)
+            conn, caller, public_id("甲"), [prepare() for _ in range(5)], minutes(0)
         )
     assert [each.name for each in made] == ["李名", "赵名"], "王 has one already"
     assert {each.login for each in made} == {"李", "赵"}
@@ -573,20 +684,18 @@ def test_a_branch_gets_its_accounts_once(site: Site) -> None:
         assert (found.caller.role, found.must_change) == (Role.MEMBER, True)
     with asking(site) as (conn, caller):
         again = grants.create_member_accounts(
-            conn, caller, public_id("甲"), grants.prepare(5), minutes(0)
+            conn, caller, public_id("甲"), [prepare() for _ in range(5)], minutes(0)
         )
     assert again == []
     assert account_of_wang.login == "王"
     with pytest.raises(NotFoundError), asking(site) as (conn, caller):
-        grants.create_member_accounts(conn, caller, public_id("乙"), grants.prepare(1), NOW)
+        grants.create_member_accounts(conn, caller, public_id("乙"), [prepare()], NOW)
 
 
 def test_a_code_that_is_a_login_already_gets_a_number(site: Site) -> None:
     grant(site, login="李", name="另一人")
     with asking(site) as (conn, caller):
-        made = grants.create_member_accounts(
-            conn, caller, public_id("甲"), grants.prepare(1), minutes(0)
-        )
+        made = grants.create_member_accounts(conn, caller, public_id("甲"), [prepare()], minutes(0))
     assert [each.login for each in made] == ["李-2"]
 
 

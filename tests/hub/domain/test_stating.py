@@ -199,7 +199,12 @@ def test_a_back_fill_has_a_deadline_and_a_limit(late_ms: int, used: int, may: bo
     assert (refused is None) == may
 
 
-SECRETARY, DEPUTY = Person(account_id=1, member_id=10), Person(account_id=2, member_id=11)
+def person(account: int = 0, token: int = 0, member: int = 0, name: str = "") -> Person:
+    accounts, tokens, members = ({each} - {0} for each in (account, token, member))
+    return Person(frozenset(accounts), frozenset(tokens), frozenset(members), name)
+
+
+SECRETARY, DEPUTY = person(account=1, member=10), person(account=2, member=11)
 
 
 @pytest.mark.parametrize(
@@ -216,13 +221,29 @@ SECRETARY, DEPUTY = Person(account_id=1, member_id=10), Person(account_id=2, mem
         (K.BACK_FILL_ASKED, SECRETARY, SECRETARY, 12, False, False),
         (K.BACK_FILL_ASKED, SECRETARY, DEPUTY, 10, False, False),
         (K.BACK_FILL_ASKED, SECRETARY, DEPUTY, 12, True, False),
-        (K.BACK_FILL_ASKED, SECRETARY, Person(member_id=12), 12, False, True),
+        (K.BACK_FILL_ASKED, SECRETARY, person(member=12), 12, False, True),
         # The same person by another account, or by a token.
-        (K.BACK_FILL_ASKED, SECRETARY, Person(account_id=9, member_id=10), 12, False, False),
-        (K.BACK_FILL_ASKED, SECRETARY, Person(token_id=1, member_id=10), 12, False, False),
-        (K.BACK_FILL_ASKED, Person(token_id=1), Person(token_id=1), 12, False, False),
-        (K.BACK_FILL_ASKED, Person(token_id=1), Person(account_id=1), 12, False, True),
-        (K.BACK_FILL_ASKED, Person(token_id=1), Person(), 12, False, True),
+        (K.BACK_FILL_ASKED, SECRETARY, person(account=9, member=10), 12, False, False),
+        (K.BACK_FILL_ASKED, SECRETARY, person(token=1, member=10), 12, False, False),
+        (K.BACK_FILL_ASKED, person(token=1), person(token=1), 12, False, False),
+        (K.BACK_FILL_ASKED, person(token=1), person(account=1), 12, False, True),
+        (K.BACK_FILL_ASKED, person(token=1), person(), 12, False, True),
+        (
+            K.BACK_FILL_ASKED,
+            person(token=1, name="李"),
+            person(account=1, name="李 "),
+            12,
+            False,
+            False,
+        ),
+        (
+            K.BACK_FILL_ASKED,
+            person(token=1, name="李"),
+            person(account=1, name="王"),
+            12,
+            False,
+            True,
+        ),
         (K.WITNESSED, SECRETARY, DEPUTY, 12, False, False),
         (K.OBJECTION, SECRETARY, DEPUTY, 12, False, False),
     ],

@@ -36,7 +36,10 @@ def operator(site: Site) -> Client:
 
 def form(**more: str) -> dict[str, str]:
     values = {"login": "neu", "name": "新人", "role": "SECRETARY"}
-    return values | {"organisation": str(public_id("甲"))} | more
+    values |= {"organisation": str(public_id("甲"))} | more
+    if values["role"] == "SECRETARY" and "whose" not in values:
+        values["no_member"] = "yes"
+    return values
 
 
 def told(html: str) -> str:
@@ -112,6 +115,9 @@ def test_namesakes_are_chosen_from(site: Site, operator: Client) -> None:
         ({"role": ""}, "请选择角色"),
         ({"role": "EMPEROR"}, "请选择角色"),
         ({"role": "MEMBER"}, "必须对应一名党员"),
+        ({"whose": "", "role": "SECRETARY"}, "请填写对应哪名党员"),
+        ({"whose": "", "role": "OPERATOR"}, "请填写对应哪名党员"),
+        ({"whose": "李", "no_member": "yes"}, "请不要再勾选"),
         ({"whose": "没有这人"}, "没有找到这名党员"),
         ({"whose": "钱"}, "没有找到这名党员"),
     ],
@@ -253,6 +259,7 @@ def test_a_token_is_shown_once_works_and_ends(site: Site, operator: Client) -> N
         ({"role": "MEMBER"}, "请选择角色"),
         ({"until": "soon"}, "没有看懂"),
         ({"until": "2020-01-01"}, "已经过去"),
+        ({"until": "2190-01-01"}, "最长用一年"),
     ],
 )
 def test_a_token_that_will_not_do(operator: Client, more: dict[str, str], complaint: str) -> None:
@@ -271,7 +278,8 @@ def test_the_logs_tell_who_did_what_and_who_looked(site: Site, operator: Client)
     )
     log = visible(operator.get("/log").text)
     assert "甲管理 管理员 账号：建立" in log
-    assert "登录名：neu；角色：支部书记" in log
+    assert "角色：支部书记" in log
+    assert "neu" not in log
     assert "乙管理" not in log
     assert "乙管理" in visible(site.signed_in("区管").get("/log").text)
     looks = visible(operator.get("/log/looks").text)
@@ -298,6 +306,142 @@ def test_a_look_at_a_member_is_in_the_log_of_who_is_there(site: Site, operator: 
     assert "区秘书" in looks
     assert "李名" in looks
     assert "李名" not in visible(site.signed_in("乙管").get("/log/looks").text)
+
+
+def own_looks(site: Site, login: str) -> str:
+    return visible(site.signed_in(login).get("/me/access").text)
+
+
+@pytest.fixture
+def li(site: Site) -> Site:
+    """李 has an account, and 周 of the other branch one by the old branch's operator."""
+    with site.engine.begin() as conn:
+        site.account(conn, "li", "李名", "甲", Role.MEMBER, "李")
+    return site
+
+
+def test_a_member_is_told_who_got_the_means_to_read_their_file(li: Site, operator: Client) -> None:
+    operator.post("/accounts/new", data=form(whose="李"))
+    assert "甲管理（甲名 管理员）" in own_looks(li, "li")
+    assert "为您建立了账号，并拿到了初始密码" in own_looks(li, "li")
+    operator.post(f"{address(li, 'neu')}/reset")
+    assert "重设了您账号的密码，并拿到了初始密码" in own_looks(li, "li")
+    operator.get(address(li, "neu"))
+    assert "查看了您的账号" in own_looks(li, "li")
+
+
+def test_a_member_has_one_account_of_their_own(li: Site, operator: Client) -> None:
+    second = form(role="MEMBER", whose="李")
+    refused = operator.post("/accounts/new", data=second)
+    assert refused.status_code == 422
+    assert "已有在用的党员账号" in refused.text
+    operator.post(f"{address(li, 'li')}/disable")
+    assert operator.post("/accounts/new", data=second).status_code == 200
+    path = address(li, "li")
+    assert operator.post(f"{path}/enable").headers["location"] == path
+    assert "已停用" in operator.get(path).text, "it would be the second one"
+
+
+def test_who_went_to_another_branch_is_no_longer_in_the_old_ones_hands(
+    li: Site, operator: Client
+) -> None:
+    p = s.memberships.c
+    with li.engine.begin() as conn:
+        conn.execute(
+            update(s.memberships)
+            .where(p.member_id == li.ids["李"])
+            .values(organisation_id=li.ids["乙"])
+        )
+    member, path = li.signed_in("li"), address(li, "li")
+    for deed in ("reset", "disable"):
+        assert operator.post(f"{path}/{deed}").headers["location"] == path
+        assert member.get("/me").status_code == 200
+    assert "现在属于别的组织" in visible(operator.get(path).text)
+    assert told(li.signed_in("区管").post(f"{path}/reset").text), "whoever is above both can"
+    with li.engine.begin() as conn:
+        conn.execute(
+            update(s.memberships)
+            .where(p.member_id == li.ids["李"])
+            .values(valid_to_ms=p.valid_from_ms + 1)
+        )
+    assert operator.post(f"{path}/disable").status_code == 303
+    assert "已停用" in operator.get(path).text, "of one who is nowhere now"
+
+
+def test_names_of_members_are_not_seen_without_a_trace(site: Site, operator: Client) -> None:
+    branch = str(public_id("甲"))
+    with site.engine.begin() as conn:
+        conn.execute(update(s.members).values(name="王芳"))
+    for number, ask in enumerate(
+        (
+            lambda: operator.post("/accounts/new", data=form(role="", whose="王芳")),
+            lambda: operator.get(f"/accounts/new?member={LI}"),
+            lambda: operator.get(f"/accounts/branch?organisation={branch}"),
+        ),
+        1,
+    ):
+        assert "王芳" in ask().text
+        with reading(site.engine) as conn:
+            assert len(conn.execute(select(s.accesses)).all()) >= number
+        site.now_ms += 3600_000
+    site.now_ms += 3600_000
+    operator = site.signed_in("甲管")
+    assert "王芳" in operator.get("/log/looks").text
+    with reading(site.engine) as conn:
+        assert "log.page" in conn.scalars(select(s.accesses.c.what)).all()
+
+
+def test_a_member_makes_a_token_of_their_own(li: Site, operator: Client) -> None:
+    member = li.signed_in("li")
+    assert member.get("/me/tokens").status_code == 200
+    made = member.post("/me/tokens", data={"name": "我的程序"})
+    [token] = set(re.findall(r"shk_[\w-]{43}", made.text))
+    headers = {"Authorization": f"Bearer {token}"}
+    assert li.client().get("/api/v1/me", headers=headers).json()["name"] == "李名"
+    assert li.client().get("/api/v1/meetings", headers=headers).status_code == 403
+    page = member.get("/me/tokens").text
+    assert "我的程序" in page
+    assert token not in page
+    for field, data in (("name", {"name": ""}), ("until", {"name": "x", "until": "2190-01-01"})):
+        refused = member.post("/me/tokens", data=data)
+        assert refused.status_code == 422
+        assert f'id="e-{field}"' in refused.text
+    with reading(li.engine) as conn:
+        row = conn.execute(select(s.tokens).filter_by(name="我的程序")).one()
+        theirs = conn.scalars(select(s.tokens.c.public_id).filter_by(name="乙秘书")).one()
+    assert row.made_by_account_id is not None
+    assert row.expires_ms is not None
+    for which in (str(theirs), "x"):
+        assert member.post("/me/tokens/revoke", data={"which": which}).status_code == 404
+    assert member.post("/me/tokens/revoke", data={"which": str(row.public_id)}).status_code == 303
+    assert li.client().get("/api/v1/me", headers=headers).status_code == 401
+    assert operator.get("/me/tokens").status_code == 403
+
+
+def test_with_an_account_end_the_tokens_that_it_made(site: Site, operator: Client) -> None:
+    with site.engine.begin() as conn:
+        site.account(conn, "zwei", "第二管理", "甲", Role.OPERATOR)
+    values = {"name": "统计", "role": "AUDITOR", "organisation": str(public_id("甲"))}
+    made = site.signed_in("zwei").post("/tokens/new", data=values)
+    [token] = set(re.findall(r"shk_[\w-]{43}", made.text))
+    headers = {"Authorization": f"Bearer {token}"}
+    path = address(site, "zwei")
+    assert "1个令牌同时作废" in operator.get(f"{path}/disable").text
+    assert site.client().get("/api/v1/meetings", headers=headers).status_code == 200
+    operator.post(f"{path}/disable")
+    assert site.client().get("/api/v1/meetings", headers=headers).status_code == 401
+    assert "令牌：作废" in visible(operator.get("/log").text)
+
+
+def test_signing_out_and_wrong_passwords_are_told(site: Site, operator: Client) -> None:
+    for _ in range(2):
+        site.client().post("/sign-in", data={"login": "甲", "password": "wrong password"})
+    secretary = site.signed_in("甲")
+    secretary.post("/sign-out")
+    log = visible(operator.get("/log").text)
+    assert "登录：开始" in log
+    assert "此前输错密码次数：2" in log
+    assert "登录：结束" in log
 
 
 def test_filters_hold(site: Site, operator: Client) -> None:
