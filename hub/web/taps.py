@@ -289,7 +289,7 @@ def reinstate(caller: Asking, hub: Hub, card: UUID) -> Response:
             cards.reinstate(conn, caller, card, hub.clock())
     except TapError as error:
         return _card(caller, hub, card, {}, {"card": error})
-    return done(f"/cards/{card}", Words("已恢复使用，从现在起又是他的卡。"))
+    return done(f"/cards/{card}", Words("已恢复使用，从现在起又是本人的卡。"))
 
 
 # --- Helpers ----------------------------------------------------------------------------------

@@ -535,7 +535,7 @@ def unknown_card(evening: Evening, operator: Page, secretary: Page, meeting: str
     evening.screens.look(secretary, "tap-phone")
     secretary.get_by_role("link", name=re.compile(name)).click()
     evening.screens.look(secretary, "tap-bind-phone")
-    secretary.get_by_role("button", name="登记为他的卡").click()
+    secretary.get_by_role("button", name="登记为本人的卡").click()
     secretary.get_by_text("已登记持卡人").wait_for()
     expect(row.first).to_contain_text("出席", timeout=10_000)
 
