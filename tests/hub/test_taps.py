@@ -594,6 +594,7 @@ def test_whatever_is_said_of_cards_a_rebuild_changes_nothing(
     with open_hall(engine) as hall:
         caller = hall.caller("甲")
         strangers = [hall.world.card(None, f"04FEEDFACE00{number:02}") for number in range(2)]
+        only_acts = hall.world.card(None, "04FEEDFACE0098")
         hall.world.office("李", "甲")
         for each in ("李", "王", "赵"):
             hall.world.ids[f"names {each}"] = hall.world.names(each)
@@ -633,7 +634,7 @@ def test_whatever_is_said_of_cards_a_rebuild_changes_nothing(
                     case "act":
                         hall.tap(
                             "e",
-                            strangers[at % 2],
+                            [*strangers, only_acts][at % 3],
                             at,
                             act=Act.WITNESSED,
                             about=hall.world.ids[f"names {member}"],
