@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.domain.attendance import MINUTE_MS
 from hub.domain.declared import CAME
-from hub.domain.terms import DeclarationKind, MeetingKind, OrgKind, Verdict
+from hub.domain.terms import DeclarationKind, MeetingKind, OrgKind, Term, Verdict
 from hub.domain.words import Words
 
 MAX_MEETING_MS: Final = 24 * 60 * MINUTE_MS
@@ -200,6 +200,35 @@ def head_count_refused(number: int) -> Words | None:
 def sheet_complete_refused(signatures: int) -> Words | None:
     """Whether a paper sheet with so many entered signatures can be declared complete."""
     return None if signatures else Words("请先录入签到表上的签名，再确认录完。")
+
+
+class Idle(Term):
+    """Why an act at a reader counts for nothing."""
+
+    OTHER_VERSION = "OTHER_VERSION", "这个版本不认识这种操作"
+    NO_MEETING = "NO_MEETING", "当时这个会场没有会议在签到"
+    NO_HOLDER = "NO_HOLDER", "不知道是谁的卡"
+    NO_OFFICE = "NO_OFFICE", "刷卡人当时没有参会组织的职务，也不是委员"
+    NO_SUCH_MEMBER = "NO_SUCH_MEMBER", "按编号找不到这名党员"
+
+
+def act_idle(
+    *, known: bool, is_open: bool, has_holder: bool, speaks: bool, names_somebody: bool
+) -> Idle | None:
+    """Why an act at a reader counts for nothing, the first reason; None: it counts.
+
+    `known`: this version knows such acts; `is_open`: a meeting was, there and then; `speaks`: the
+    card's holder may speak for one of those; `names_somebody`: it needs no member, or has one.
+    """
+    if not known:
+        return Idle.OTHER_VERSION
+    if not is_open:
+        return Idle.NO_MEETING
+    if not has_holder:
+        return Idle.NO_HOLDER
+    if not speaks:
+        return Idle.NO_OFFICE
+    return None if names_somebody else Idle.NO_SUCH_MEMBER
 
 
 # --- 补签 -------------------------------------------------------------------------------------

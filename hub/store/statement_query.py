@@ -12,17 +12,32 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, not_, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Select,
+    and_,
+    exists,
+    func,
+    not_,
+    or_,
+    select,
+)
 
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.domain.declared import Declaration, standing
-from hub.domain.stating import ANSWERS, ASKS
+from hub.domain.stating import ANSWERS, ASKS, Idle, act_idle
 from hub.domain.terms import DeclarationKind, LeaveReason
 from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.expected import IS_EXPECTED, holds
 from hub.store.scope import Scope, is_within, within
+from hub.store.stated import _speaks as speaks
+from protocol.credential import MEMBER_SCHEME
+from protocol.journal import Act
 
 _OBJECTIONS: Final = frozenset(
     {
@@ -94,6 +109,22 @@ class Change:
     """Of an edit that moved it: from when to when."""
 
 
+@dataclass(frozen=True, slots=True)
+class IdleAct:
+    """An act at a reader that counts for nothing, and why."""
+
+    what: int
+    """The number of a `protocol.journal.Act`, or of one that this version does not know."""
+    number: int | None
+    at_ms: int
+    why: Idle
+    holder: Whom | None
+    """Whose card authorised it; None: nobody's."""
+    about: Whom | None
+    about_code: str
+    """The code that was typed, where no member has it."""
+
+
 def changes_of(conn: Connection, meeting: Row[Any]) -> tuple[Change, ...]:
     """What became of the meeting itself, by the audit log, the newest first."""
     a = s.audit.c
@@ -125,7 +156,8 @@ def statements_of(conn: Connection, caller: Caller, meeting: Row[Any]) -> tuple[
         _ROWS.where(d.meeting_id == meeting.id).order_by(d.made_ms.desc(), d.id.desc())
     ).all()
     is_host = is_within(conn, caller.organisation_id, meeting.organisation_id)
-    named = _known(conn, caller, rows, is_host=is_host)
+    ids = [row.member_id for row in rows]
+    named = _known(conn, caller, meeting.id, ids, is_host=is_host)
     ours = _decided_by(conn, caller, [row.id for row in rows])
     # To others' branches a joint meeting tells of their own people and of itself.
     shown = [row for row in rows if is_host or row.member_id is None or row.member_id in named]
@@ -163,6 +195,73 @@ def statement(conn: Connection, caller: Caller, meeting: Row[Any], public_id: st
         if each.public_id == public_id:
             return each
     raise LookupError(public_id)
+
+
+def idle_acts(
+    conn: Connection, caller: Caller, meeting: Row[Any], from_ms: int, to_ms: int
+) -> tuple[IdleAct, ...]:
+    """What was done at the readers of the meeting's venue in [from_ms, to_ms) and counts nowhere.
+
+    In time order: what fell into its window, and what fell into no meeting's. For the host's
+    sub-tree. What has no exact time is not here.
+    """
+    r, a, m, c = s.readings.c, s.actions.c, s.meetings.c, s.credentials.c
+    holder, about = s.members.alias("holder"), s.members.alias("about")
+    is_open = and_(
+        m.venue_id == r.venue_id, r.at_ms.between(m.opens_ms, m.ends_ms), not_(m.cancelled)
+    )
+    acts: dict[tuple[int, int], list[Row[Any]]] = {}
+    asked: Select[Any] = (
+        select(
+            r.epoch_id,
+            r.seq,
+            r.at_ms,
+            r.member_id,
+            a.what,
+            a.number,
+            c.value.label("typed"),
+            *_named("holder", holder),
+            *_named("about", about),
+            m.id.label("meeting_id"),
+            speaks().label("speaks"),
+        )
+        .select_from(s.readings)
+        .join(s.actions, and_(a.epoch_id == r.epoch_id, a.seq == r.seq))
+        .outerjoin(s.meetings, is_open)
+        .outerjoin(s.credentials, and_(c.id == a.about_credential_id, c.scheme == MEMBER_SCHEME))
+        .outerjoin(about, about.c.code == c.value)
+        .outerjoin(holder, holder.c.id == r.member_id)
+        .where(r.venue_id == meeting.venue_id, r.at_ms >= from_ms, r.at_ms < to_ms)
+        .order_by(r.at_ms, r.epoch_id, r.seq)
+    )
+    for row in conn.execute(asked):
+        acts.setdefault((row.epoch_id, row.seq), []).append(row)
+    found = []
+    for rows in acts.values():
+        act, open_ids = rows[0], {row.meeting_id for row in rows} - {None}
+        why = act_idle(
+            known=act.what in set(Act),
+            is_open=bool(open_ids),
+            has_holder=act.member_id is not None,
+            speaks=any(row.speaks for row in rows),
+            names_somebody=act.what != Act.WITNESSED or act.about_id is not None,
+        )
+        if why is not None and (meeting.id in open_ids or not open_ids):
+            found.append((act, why))
+    ids = [each for act, _ in found for each in (act.member_id, act.about_id)]
+    named = _known(conn, caller, meeting.id, ids, is_host=True)
+    return tuple(
+        IdleAct(
+            act.what,
+            act.number,
+            act.at_ms,
+            why,
+            _whom(act, "holder", named),
+            _whom(act, "about", named),
+            "" if act.about_id is not None else act.typed or "",
+        )
+        for act, why in found
+    )
 
 
 def standing_of(conn: Connection, meeting_id: int) -> list[Declaration]:
@@ -267,12 +366,36 @@ _ROWS: Final[Select[Any]] = (
 )
 
 
+def _named(prefix: str, members: FromClause) -> list[ColumnElement[Any]]:
+    c = members.c
+    return [
+        c.id.label(f"{prefix}_id"),
+        c.public_id.label(f"{prefix}_public_id"),
+        c.code.label(f"{prefix}_code"),
+        c.name.label(f"{prefix}_name"),
+    ]
+
+
+def _whom(row: Row[Any], prefix: str, named: set[int]) -> Whom | None:
+    member_id, public_id, code, name = (
+        getattr(row, f"{prefix}_{each}") for each in ("id", "public_id", "code", "name")
+    )
+    if member_id is None:
+        return None
+    return Whom(str(public_id), code, name) if member_id in named else Whom(None, None, None)
+
+
 def _known(
-    conn: Connection, caller: Caller, rows: Sequence[Row[Any]], *, is_host: bool
+    conn: Connection,
+    caller: Caller,
+    meeting_id: int,
+    member_ids: Iterable[int | None],
+    *,
+    is_host: bool,
 ) -> set[int]:
-    """The members whom the caller may see named at this one meeting."""
+    """The members among these whom the caller may see named at this one meeting."""
     m = s.memberships.c
-    ids = sorted({row.member_id for row in rows if row.member_id is not None})
+    ids = sorted({each for each in member_ids if each is not None})
     of_ours = and_(
         within(caller.organisation_id, m.organisation_id),
         holds(s.memberships, s.meetings.c.starts_ms),
@@ -284,7 +407,7 @@ def _known(
                 select(m.member_id)
                 .select_from(s.memberships)
                 .join(s.meetings, or_(of_ours, IS_EXPECTED) if is_host else of_ours)
-                .where(s.meetings.c.id == rows[0].meeting_id, m.member_id.in_(part))
+                .where(s.meetings.c.id == meeting_id, m.member_id.in_(part))
             )
         )
     return found

@@ -16,11 +16,11 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy import Connection, Row, select
 
 from hub import joining, meetings, statements
-from hub.audit import Look
+from hub.audit import Look, look_at_statements
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.context import Context, context, page_right
-from hub.days import FIRST_DAY, LAST_DAY
+from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.domain import stating
 from hub.domain.terms import (
     DeclarationKind,
@@ -44,9 +44,12 @@ from hub.store.scope import (
 )
 from hub.store.statement_query import (
     Change,
+    IdleAct,
     Statement,
+    Whom,
     changes_of,
     concerns,
+    idle_acts,
     open_asks,
     statements_of,
 )
@@ -55,6 +58,7 @@ from hub.web.pages import page
 from hub.web.view import Chip, attendance
 from hub.web.visit import done
 from hub.web.words import day_words, t
+from protocol.journal import Act
 
 PAGE_LINES: Final = 50
 MAX_OPTIONS: Final = 300
@@ -330,6 +334,7 @@ def _desk(
         row = _own(conn, caller, meeting)
         found = _found(conn, hub, caller, meeting, now_ms)
         said = statements_of(conn, caller, row)
+        idle = idle_acts(conn, caller, row, row.opens_ms, row.ends_ms + 1)
     hub.looks(caller, Look("meeting.desk", meeting_id=row.id))
     return page(
         "desk.html",
@@ -342,6 +347,7 @@ def _desk(
         missing=[each for each in found.rows if each.verdict in _SEEN],
         excused=[each for each in found.rows if each.verdict is Verdict.EXCUSED],
         asks=[_line(each, hub) for each in said if each.may_decide],
+        idle=[_idle(each, hub) for each in idle],
         begun=now_ms >= row.opens_ms,
         started=now_ms >= row.starts_ms,
         over=now_ms > row.ends_ms,
@@ -634,6 +640,9 @@ def statements_page(caller: Asking, hub: Hub, meeting: UUID) -> Response:
         said = statements_of(conn, caller, row)
         is_host = is_within(conn, caller.organisation_id, row.organisation_id)
         changes = changes_of(conn, row) if is_host else ()
+        first, last = (hub.local(each).date() for each in (row.opens_ms, row.ends_ms))
+        span = span_ms(first, last, hub.zone)
+        idle = idle_acts(conn, caller, row, *span) if is_host else ()
     hub.looks(caller, Look("meeting.statements", meeting_id=row.id))
     kinds = {each.public_id: each for each in said}
     return page(
@@ -643,6 +652,7 @@ def statements_page(caller: Asking, hub: Hub, meeting: UUID) -> Response:
         meeting=attendance(found, hub.zone),
         is_host=is_host,
         lines=[_line(each, hub, kinds) for each in said],
+        idle=[_idle(each, hub) for each in idle],
         changes=[_changed(each, hub) for each in changes if each.what in _CHANGES],
     )
 
@@ -652,6 +662,9 @@ def withdraw_page(caller: Keeping, hub: Hub, declaration: UUID, back: str = "") 
     """Asks before something is taken back."""
     with reading(hub.engine) as conn:
         said = _declaration(conn, caller, declaration)
+        look = look_at_statements(conn, "declaration.page", [declaration])
+    if look is not None:
+        hub.looks(caller, look)
     line = _line(said, hub)
     whom = "" if not line.whom else t("（{whom}）", whom=line.whom)
     return page(
@@ -746,13 +759,10 @@ def _line(each: Statement, hub: Context, known: Mapping[str, Statement] | None =
     about = (known or {}).get(each.about or "")
     if each.kind is DeclarationKind.WITHDRAWN and about is not None:
         what = t(about.kind)
-    whom = ""
-    if each.whom is not None:
-        whom = each.whom.name or t("外单位人员")
     return Said(
         each.public_id,
         t(each.kind),
-        whom,
+        _name(each.whom),
         "" if each.whom is None else each.whom.code or "",
         what,
         each.author,
@@ -768,12 +778,38 @@ def _line(each: Statement, hub: Context, known: Mapping[str, Statement] | None =
     )
 
 
+def _name(whom: Whom | None) -> str:
+    """Empty where nobody is meant."""
+    return "" if whom is None else whom.name or t("外单位人员")
+
+
+_ACTS: Final = {
+    Act.OPENED: Words("会议开始"),
+    Act.CLOSED: Words("会议结束"),
+    Act.HEAD_COUNT: Words("清点人数"),
+    Act.WITNESSED: Words("现场证明"),
+}
+
+
+def _idle(each: IdleAct, hub: Context) -> tuple[str, str, str, str]:
+    """An act, more of it, by whose card and when, and why it counts for nothing."""
+    known = each.what in set(Act)
+    what = t(_ACTS[Act(each.what)]) if known else t("第{n}种操作", n=each.what)
+    more = _name(each.about) or each.about_code
+    if each.number is not None:
+        more = t("{n}人", n=each.number)
+    who = _name(each.holder) or t("未登记的卡")
+    return what, more, f"{who} {hub.local(each.at_ms):%Y-%m-%d %H:%M}", t(each.why)
+
+
 _CHANGES: Final = {
     "meeting.create": Words("建立会议"),
     "meeting.edit": Words("修改会议"),
     "meeting.cancel": Words("取消会议"),
     "meeting.restore": Words("恢复会议"),
     "meeting.partners": Words("调整参加组织"),
+    "meeting.agree": Words("同意参加"),
+    "meeting.decline": Words("不同意参加"),
 }
 
 

@@ -16,12 +16,14 @@ from hub import joining, meetings, statements
 from hub.auth.callers import Caller
 from hub.derive import derive_batch, rebuild_check, rederive_meetings
 from hub.domain.attendance import MINUTE_MS
+from hub.domain.stating import Idle
 from hub.domain.terms import DeclarationKind, LeaveReason, MeetingKind, Role
 from hub.meetings import MeetingError, Plan
 from hub.store import schema as s
 from hub.store.policies import BACK_FILL_PER_YEAR
 from hub.store.scope import NotFoundError
 from hub.store.stated import stated_of
+from hub.store.statement_query import idle_acts
 from protocol.credential import MEMBER_SCHEME
 from protocol.journal import Act
 from tests.hub.world import START, Entry, district, minutes, public_id, uid_of
@@ -390,6 +392,73 @@ def test_what_another_changed_meanwhile_is_not_undone(town: Town, changes: dict[
     shown = meetings.version_of(now)
     meetings.edit(conn, town.secretary, MEETING, mine, 0, shown=shown)
     assert town.plan() == mine
+
+
+def idle(town: Town, caller: Caller | None = None) -> list[tuple[Any, ...]]:
+    """What counts for nothing from 11 hours before the start to 11 hours after it."""
+    row = town.row()
+    return [
+        (
+            each.why,
+            None if each.holder is None else each.holder.code,
+            each.about_code or (None if each.about is None else each.about.code),
+            each.number,
+        )
+        for each in idle_acts(town.conn, caller or town.secretary, row, minutes(-660), minutes(660))
+    ]
+
+
+def test_acts_that_count_for_nothing_are_told_with_the_reason(town: Town) -> None:
+    conn, world = town.conn, town.world
+    world.office("王", "甲")
+    world.office("钱", "乙")
+    stranger = world.card(None, "AABBCCDD")
+    for code in ("李", "孙", "没有的"):
+        world.names(code)
+    town.act("王", Act.OPENED, -60)
+    town.act("王", Act.OPENED, -20)
+    town.act("赵", Act.HEAD_COUNT, 5, number=17)
+    town.act("钱", Act.WITNESSED, 6, about="李")
+    town.act("王", Act.WITNESSED, 7, about="没有的")
+    town.act("王", Act.WITNESSED, 8, about="李")
+    town.act("赵", Act.WITNESSED, 9, about="孙")
+    town.seq += 1
+    at = minutes(10)
+    entry = Entry(at - minutes(-1000), at, True, stranger, Act.CLOSED)
+    world.batch("e", town.seq, [entry], at)
+    derive_batch(conn)
+    town.act("王", Act.CLOSED, 70)
+    assert idle(town) == [
+        (Idle.NO_MEETING, "王", None, None),
+        (Idle.NO_OFFICE, "赵", None, 17),
+        # 钱 and 孙 are of another branch.
+        (Idle.NO_OFFICE, None, "李", None),
+        (Idle.NO_SUCH_MEMBER, "王", "没有的", None),
+        (Idle.NO_OFFICE, "赵", None, None),
+        (Idle.NO_HOLDER, None, None, None),
+        (Idle.NO_MEETING, "王", None, None),
+    ]
+    assert [each[1] for each in idle(town, town.top)] == ["王", "赵", "钱", "王", "赵", None, "王"]
+    # An office that is entered afterwards makes it count.
+    world.office("赵", "甲")
+    rederive_meetings(conn, [world.ids["会"]])
+    assert [each[0] for each in idle(town)].count(Idle.NO_OFFICE) == 1
+    # A number that a later version knows is told as such.
+    conn.execute(update(s.actions).where(s.actions.c.seq == 2).values(what=99))
+    assert [each.what for each in idle_acts(conn, town.top, town.row(), 0, AFTER)][1] == 99
+
+
+def test_an_act_that_counts_for_another_meeting_there_is_none_that_counts_for_nothing(
+    town: Town,
+) -> None:
+    town.world.meeting("乙会", "乙", "礼堂", start=10)
+    town.world.office("钱", "乙")
+    town.act("钱", Act.HEAD_COUNT, 15, number=2)
+    assert idle(town) == []
+    town.act("孙", Act.HEAD_COUNT, 65, number=3)  # in the other's window alone
+    assert idle(town) == []
+    town.act("孙", Act.HEAD_COUNT, 16, number=4)  # in both
+    assert idle(town) == [(Idle.NO_OFFICE, None, None, 4)]
 
 
 def test_a_title_keeps_a_window_that_was_another_policys(town: Town) -> None:

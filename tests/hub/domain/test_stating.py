@@ -10,8 +10,10 @@ from hub.domain.stating import (
     MAX_HEAD_COUNT,
     MAX_MEETING_MS,
     TIED,
+    Idle,
     Person,
     Times,
+    act_idle,
     answer_refused,
     back_fill_deadline_ms,
     back_fill_refused,
@@ -92,6 +94,35 @@ def test_each_statement_has_its_time(kind: DeclarationKind, now_ms: int) -> None
     may = now_ms >= FROM.get(kind, 0)
     assert (when_refused(kind, meeting, now_ms) is None) == may
     assert when_refused(kind, Times(OPENS, STARTS, ENDS, cancelled=True), now_ms) is not None
+
+
+@pytest.mark.parametrize(
+    ("known", "is_open", "has_holder", "speaks", "names_somebody", "why"),
+    [
+        (True, True, True, True, True, None),
+        (True, True, True, True, False, Idle.NO_SUCH_MEMBER),
+        (True, True, True, False, False, Idle.NO_OFFICE),
+        (True, True, False, False, True, Idle.NO_HOLDER),
+        (True, False, False, False, False, Idle.NO_MEETING),
+        (False, False, False, False, True, Idle.OTHER_VERSION),
+    ],
+)
+def test_why_an_act_counts_for_nothing(
+    *,
+    known: bool,
+    is_open: bool,
+    has_holder: bool,
+    speaks: bool,
+    names_somebody: bool,
+    why: Idle | None,
+) -> None:
+    assert why is act_idle(
+        known=known,
+        is_open=is_open,
+        has_holder=has_holder,
+        speaks=speaks,
+        names_somebody=names_somebody,
+    )
 
 
 HOUR_MS = 60 * MINUTE_MS

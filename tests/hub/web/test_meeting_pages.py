@@ -7,11 +7,13 @@ import httpx
 import pytest
 from sqlalchemy import Engine, insert, select
 
+from hub.derive import derive_batch
 from hub.domain.terms import Role
 from hub.store import schema as s
 from hub.store.engine import reading
+from protocol.journal import Act
 from tests.hub.site import Client, Site
-from tests.hub.world import minutes, public_id
+from tests.hub.world import Entry, minutes, public_id, uid_of
 
 MEETING = f"/meetings/{public_id('会')}"
 LI, WANG, ZHAO, QIAN = (str(public_id(each)) for each in "李王赵钱")
@@ -209,6 +211,50 @@ def test_organisations_take_part_by_ticking_them(site: Site) -> None:
     assert "没有可以联合的组织“无”" in text_of(wrong)
     client.post(f"{MEETING}/partners", data={})
     assert site.signed_in("乙").get(MEETING).status_code == 404
+
+
+# --- At the reader -------------------------------------------------------------------------
+
+
+def test_an_act_that_counts_for_nothing_is_shown_with_the_reason(site: Site) -> None:
+    with site.engine.begin() as conn:
+        world = site.world(conn)
+        world.office("王", "甲")
+        unknown = world.names("M-999")
+        for seq, (who, what, at, about) in enumerate(
+            [
+                ("王", Act.WITNESSED, 10, unknown),
+                ("李", Act.HEAD_COUNT, 11, None),
+                ("王", Act.CLOSED, 63, None),
+            ],
+            1,
+        ):
+            number = 23 if what is Act.HEAD_COUNT else None
+            card = uid_of(world, who)
+            entry = Entry(
+                minutes(at) - minutes(-1000), minutes(at), True, card, what, number, about
+            )
+            world.batch("e", seq, [entry], minutes(at))
+        derive_batch(conn)
+    client = site.signed_in()
+    desk = text_of(client.get(f"{MEETING}/desk"))
+    said = text_of(client.get(f"{MEETING}/statements"))
+    for page in (desk, said):
+        assert "刷卡机上没有起作用的操作" in page
+        assert "现场证明 ：M-999 王名 2026-04-24 11:16 按编号找不到这名党员 不算数" in page
+        assert "清点人数 ：23人 李名 2026-04-24 11:17 刷卡人当时没有参会组织的职务" in page
+    late = "会议结束 王名 2026-04-24 12:09 当时这个会场没有会议在签到"
+    assert late in said
+    assert "会议结束" not in desk
+    # A partner is told of its own people alone, not of the room.
+    client.post(f"{MEETING}/partners", data={"code": ["乙"]})
+    assert "没有起作用" not in text_of(site.signed_in("乙").get(f"{MEETING}/statements"))
+
+
+def test_without_such_an_act_there_is_no_word_of_it(site: Site) -> None:
+    client = site.signed_in()
+    for path in ("desk", "statements"):
+        assert "没有起作用" not in text_of(client.get(f"{MEETING}/{path}"))
 
 
 # --- On the spot ----------------------------------------------------------------------------
