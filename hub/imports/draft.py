@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from hub.derive import rebuild, rederive_credentials, rederive_devices, rederive_windows
 from hub.domain.attendance import Validity
 from hub.domain.terms import Term
+from hub.imports.people import People
 from hub.imports.rows import Row
 from hub.store import schema as s
 from hub.store.bulk import chunks
@@ -137,16 +138,13 @@ class Draft:
         return {code: row for code, row in known.items() if self.is_within(getattr(row, column))}
 
     def people(self, known: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the members who ever had a place in the scope, or have none anywhere."""
-        if self._within is None:
-            return dict(known)
-        m = s.memberships.c
-        here, placed = set(), set()
-        for row in self.conn.execute(select(m.member_id, m.organisation_id)):
-            placed.add(row.member_id)
-            if row.organisation_id in self._within:
-                here.add(row.member_id)
-        return {code: row for code, row in known.items() if row.id in here or row.id not in placed}
+        """Those of the members who belong to the scope now."""
+        own = self.persons()
+        return {code: row for code, row in known.items() if own.is_everything or row.id in own.own}
+
+    def persons(self) -> People:
+        """Of whom the file may speak."""
+        return People.load(self.conn, self.scope, self.now_ms)
 
     def fate(self, row: Row, *, is_new: bool, columns: Iterable[str] = ()) -> None:
         """Note what becomes of the row."""

@@ -34,6 +34,7 @@ from hub.imports.draft import (
     once,
     validity_of,
 )
+from hub.imports.people import LEFT, People
 from hub.imports.rows import Row
 from hub.imports.words import CARD_FORMATS, VOTES, Register, Votes
 from hub.store import schema as s
@@ -217,7 +218,7 @@ def _is_in_circle(code: str, parents: Mapping[str, str | None]) -> bool:
 
 def _members(draft: Draft) -> None:
     known = draft.known(s.members)
-    people = draft.people(known)
+    persons = draft.persons()
     organisations = draft.inside(draft.known(s.organisations), "id")
     where = Named(organisations, "组织")
     names: dict[str, tuple[Row, str]] = {}
@@ -228,11 +229,10 @@ def _members(draft: Draft) -> None:
         body = row.term("body", Body, Body.MEMBER)
         votes = row.word("votes", VOTES) if row.has("votes") else Votes.YES
         validity = validity_of(draft, row)
-        if code is not None and code in known and code not in people:
-            row.fail("code", OUTSIDE)
+        if code is not None and code in known and _is_refused(persons, row, known[code], name):
             continue
         if code is not None and name is not None:
-            _check_name(draft, row, code, name, names, people)
+            _check_name(draft, row, code, name, names, known)
         if None in {code, organisation, body, votes, validity}:
             continue
         assert code is not None  # noqa: S101
@@ -247,6 +247,7 @@ def _members(draft: Draft) -> None:
         lasts = Validity(held.valid_from_ms, held.valid_to_ms)
         kept[key, held.valid_from_ms] = Dated(key, lasts, held.votes, held.id, None)
     wanted = [completed(kept, each, "votes") for each in wanted]
+    _refuse_places(persons, known, kept, wanted)
     renamed = {
         code for code, (_, name) in names.items() if code in known and known[code].name != name
     }
@@ -258,9 +259,7 @@ def _members(draft: Draft) -> None:
         draft.fate(
             each.row, is_new=old is None, columns=[*name_too, *differing(each, old, "votes")]
         )
-    all_known = draft.known(s.organisations).values()
-    groups = {row.id for row in all_known if row.kind == OrgKind.GROUP.value}
-    _one_home([*kept.values(), *wanted], groups)
+    _one_home([*kept.values(), *wanted], _groups(draft))
     new = [code for code in names if code not in known]
     draft.touched.members.update(new)
     draft.later(
@@ -299,21 +298,65 @@ def _members(draft: Draft) -> None:
     bring(draft, s.memberships, kept, wanted, values, changed, "同一人在同一组织已有记录")
 
 
+def _is_refused(persons: People, row: Row, member: Any, name: str | None) -> bool:
+    refused = persons.refused(member, name)
+    if refused is not None:
+        row.fail("code", refused)
+    return refused is not None
+
+
+def _groups(draft: Draft) -> set[int]:
+    o = s.organisations.c
+    return set(draft.conn.scalars(select(o.id).where(o.kind == OrgKind.GROUP.value)))
+
+
+def _refuse_places(
+    persons: People, known: Mapping[str, Any], kept: Kept, wanted: Iterable[Dated]
+) -> None:
+    """Refuse places that the scope may not give, unless they are there already."""
+    several = list(wanted)
+    homes = _homes(persons, {**kept, **{each.identity: each for each in several}})
+    for each in several:
+        assert isinstance(each.key, tuple)  # noqa: S101
+        assert each.row is not None  # noqa: S101
+        code, organisation_id, body = each.key
+        old = kept.get(each.identity)
+        if code not in known or (old is not None and not differing(each, old, "votes")):
+            continue
+        is_home = persons.is_home(organisation_id, body)
+        refused = persons.place_refused(
+            known[code].id, each.validity, None if is_home else homes.get(code, [])
+        )
+        if refused is not None:
+            each.row.fail("code" if refused is LEFT else "from", refused)
+
+
+def _homes(persons: People, memberships: Kept) -> Mapping[Any, list[Validity]]:
+    """By the member's code: when somebody is a member in the scope."""
+    found: dict[Any, list[Validity]] = defaultdict(list)
+    for each in memberships.values():
+        assert isinstance(each.key, tuple)  # noqa: S101
+        code, organisation_id, body = each.key
+        if persons.is_home(organisation_id, body):
+            found[code].append(each.validity)
+    return found
+
+
 def _check_name(
     draft: Draft,
     row: Row,
     code: str,
     name: str,
     names: dict[str, tuple[Row, str]],
-    people: Mapping[str, Any],
+    known: Mapping[str, Any],
 ) -> None:
     first, first_name = names.setdefault(code, (row, name))
     if first_name != name:
         row.fail("name", f"与第{first.number}行编号相同，姓名却不同")
-    elif not draft.renames and code in people and people[code].name != name:
+    elif not draft.renames and code in known and known[code].name != name:
         row.fail(
             "name",
-            f"编号“{code}”已是“{people[code].name}”：若是另一个人，请换一个编号；"
+            f"编号“{code}”已是“{known[code].name}”：若是另一个人，请换一个编号；"
             "若确实改了姓名，请在导入时选择允许改名（命令行加 --rename）",
         )
 
@@ -350,7 +393,13 @@ def _one_home(memberships: Iterable[Dated], groups: set[int]) -> None:
 
 
 def _offices(draft: Draft) -> None:
-    members = Named(draft.people(draft.known(s.members)), "党员", by_name=False)
+    persons = draft.persons()
+    seen = {
+        code: row
+        for code, row in draft.known(s.members).items()
+        if persons.is_everything or row.id in persons.own | persons.former
+    }
+    members = Named(seen, "党员", by_name=False)
     where = Named(draft.inside(draft.known(s.organisations), "id"), "组织")
     wanted: list[Dated] = []
     for row in draft.rows:
@@ -368,6 +417,7 @@ def _offices(draft: Draft) -> None:
         lasts = Validity(held.valid_from_ms, held.valid_to_ms)
         kept[key, held.valid_from_ms] = Dated(key, lasts, "", held.id, None)
     wanted = [completed(kept, each) for each in wanted]
+    _refuse_offices(draft, persons, kept, wanted)
     _count(draft, kept, wanted)
     _one_holder([*kept.values(), *wanted])
 
@@ -387,6 +437,24 @@ def _offices(draft: Draft) -> None:
         _touch(draft, each.key[1], each, old)
 
     bring(draft, s.offices, kept, wanted, values, changed, "同一人在同一组织已有这一职务")
+
+
+def _refuse_offices(draft: Draft, persons: People, kept: Kept, wanted: Iterable[Dated]) -> None:
+    m = s.memberships.c
+    homes: dict[int, list[Validity]] = defaultdict(list)
+    for held in draft.conn.execute(select(s.memberships).where(m.body == Body.MEMBER.value)):
+        if persons.is_home(held.organisation_id, Body.MEMBER):
+            homes[held.member_id].append(Validity(held.valid_from_ms, held.valid_to_ms))
+    for each in wanted:
+        assert isinstance(each.key, tuple)  # noqa: S101
+        assert each.row is not None  # noqa: S101
+        member_id, *_ = each.key
+        old = kept.get(each.identity)
+        if old is not None and not differing(each, old):
+            continue
+        refused = persons.place_refused(member_id, each.validity, homes.get(member_id, []))
+        if refused is not None:
+            each.row.fail("member" if refused is LEFT else "from", refused)
 
 
 def _one_holder(offices: Iterable[Dated]) -> None:

@@ -157,6 +157,151 @@ def test_within_the_sub_tree_everything_can_be_imported(engine: Engine) -> None:
         assert not take(conn, Register.MEMBERS, moved, world.ids["区"]).ok, "two homes at once"
 
 
+PEOPLE = "code,name,organisation,body,from,to\n"
+OFFICES = "member,organisation,office,from,to\n"
+TRANSFER = f"{PEOPLE}周,周名,甲,党员,2025-03-20 11:06,2025-12-31\n周,周名,乙,党员,2026-01-01,\n"
+"""The day it becomes known is in April."""
+
+
+def _moved(conn: Connection) -> World:
+    """周 was in 甲, in its group and in an office there; the district moved 周 to 乙."""
+    world = two_branches(conn)
+    world.member("周", "甲")
+    top = world.ids["区"]
+    assert take(conn, Register.MEMBERS, f"{PEOPLE}周,周名,甲一,党员,2025-06-01,\n", top).ok
+    assert take(conn, Register.OFFICES, f"{OFFICES}周,甲,宣传委员,2025-06-01,\n", top).ok
+    report = take(conn, Register.MEMBERS, TRANSFER, top)
+    assert (report.problems, report.added, report.changed) == ((), 1, 1)
+    return world
+
+
+def test_a_transfer_is_imported_by_whoever_is_above_and_both_branches_go_on(
+    engine: Engine,
+) -> None:
+    with engine.begin() as conn:
+        world = _moved(conn)
+        assert take(conn, Register.MEMBERS, TRANSFER, world.ids["区"]).unchanged == 2
+        # The new branch has its member, in every place that begins after the first day there.
+        own = (
+            f"{PEOPLE}周,周名,乙,党员,2026-01-01,2030-12-31\n"
+            "周,周名,乙,委员,2026-02-01,2030-06-30\n"
+        )
+        assert take(conn, Register.MEMBERS, own, world.ids["乙"]).problems == ()
+        text = f"{OFFICES}周,乙,组织委员,2026-02-01,2030-06-30\n"
+        assert take(conn, Register.OFFICES, text, world.ids["乙"]).added == 1
+        # The old one may send its own list once more: it says what is known.
+        [mine, _] = TRANSFER.splitlines()[1:]
+        assert take(conn, Register.MEMBERS, f"{PEOPLE}{mine}\n", world.ids["甲"]).unchanged == 1
+        text = f"{OFFICES}周,甲,宣传委员,2025-06-01,\n"
+        assert take(conn, Register.OFFICES, text, world.ids["甲"]).unchanged == 1
+
+
+@pytest.mark.parametrize(
+    ("register", "text"),
+    [
+        (Register.MEMBERS, f"{PEOPLE}周,周名,甲,委员,2000-01-01,\n"),
+        (Register.MEMBERS, f"{PEOPLE}周,周名,甲,委员,2025-06-01,2025-07-01\n"),
+        (Register.MEMBERS, f"{PEOPLE}周,周名,甲一,党员,2025-06-01,2040-01-01\n"),
+        (Register.MEMBERS, f"{PEOPLE}周,周名,甲一,党员,2000-01-01,2001-01-01\n"),
+        (Register.MEMBERS, f"{PEOPLE}周,周名,甲,党员,2025-03-20 11:06,2025-11-30\n"),
+        (Register.MEMBERS, f"{PEOPLE}周,改名,甲,党员,2025-03-20 11:06,2025-12-31\n"),
+        (Register.OFFICES, f"{OFFICES}周,甲,副书记,2026-02-01,\n"),
+        (Register.OFFICES, f"{OFFICES}周,甲,宣传委员,2025-06-01,2040-01-01\n"),
+    ],
+)
+def test_a_former_branch_does_not_take_a_member_back_nor_rename_them(
+    engine: Engine, register: Register, text: str
+) -> None:
+    with engine.begin() as conn:
+        world = _moved(conn)
+        conn.execute(s.members.update().where(s.members.c.code == "周").values(name="周新名"))
+        text = text.replace("周名", "周新名")
+        before = held(conn)
+        report = import_file(conn, register, text.encode(), START, world.ids["甲"], renames=True)
+        [problem] = report.problems
+        assert "请由上级导入" in problem.message
+        assert held(conn) == before
+        # Nor does it learn the name that they have now.
+        text = text.replace("周新名", "周名").replace("改名", "周名")
+        for each in import_file(conn, register, text.encode(), START, world.ids["甲"]).problems:
+            assert "周新名" not in str(each)
+
+
+@pytest.mark.parametrize(
+    ("register", "text"),
+    [
+        (Register.MEMBERS, f"{PEOPLE}钱,钱名,甲,委员,2000-01-01,\n"),
+        (Register.MEMBERS, f"{PEOPLE}钱,钱名,甲,委员,2026-01-31,2026-03-01\n"),
+        (Register.MEMBERS, f"{PEOPLE}钱,钱名,甲一,党员,2025-06-01,\n"),
+        (
+            Register.MEMBERS,
+            f"{PEOPLE}钱,钱名,甲一,党员,2026-03-01,\n钱,钱名,甲,党员,2026-02-01,2027-01-01\n",
+        ),
+        (Register.OFFICES, f"{OFFICES}钱,甲,书记,2025-06-01,\n"),
+    ],
+)
+def test_a_new_branch_does_not_reach_into_the_time_before(
+    engine: Engine, register: Register, text: str
+) -> None:
+    with engine.begin() as conn:
+        world = two_branches(conn)
+        moved = (
+            f"{PEOPLE}钱,钱名,乙,党员,2025-03-20 11:06,2026-01-31\n钱,钱名,甲,党员,2026-02-01,\n"
+        )
+        assert take(conn, Register.MEMBERS, moved, world.ids["区"]).ok
+        before = held(conn)
+        [problem] = take(conn, register, text, world.ids["甲"]).problems
+        assert (problem.column, "请由上级导入" in problem.message) == ("from", True)
+        assert held(conn) == before
+        # Whoever is above both may: nothing of it is hidden from them.
+        assert take(conn, register, text, world.ids["区"]).ok
+
+
+def test_an_end_that_was_a_slip_is_put_right_until_another_branch_has_the_member(
+    engine: Engine,
+) -> None:
+    with engine.begin() as conn:
+        world = two_branches(conn)
+        world.member("周", "甲")
+        ended = f"{PEOPLE}周,周名,甲,党员,2025-03-20 11:06,2026-01-31\n"
+        assert take(conn, Register.MEMBERS, ended, world.ids["甲"]).changed == 1
+        right = ended.replace("01-31", "12-31")
+        assert take(conn, Register.MEMBERS, right, world.ids["甲"]).changed == 1
+        assert take(conn, Register.MEMBERS, ended, world.ids["甲"]).changed == 1
+        # 乙 alone cannot take who was in 甲.
+        arrived = f"{PEOPLE}周,周名,乙,党员,2026-02-01,\n"
+        [problem] = take(conn, Register.MEMBERS, arrived, world.ids["乙"]).problems
+        assert (problem.column, "请由上级导入" in problem.message) == ("code", True)
+        assert take(conn, Register.MEMBERS, arrived, world.ids["区"]).added == 1
+        assert not take(conn, Register.MEMBERS, right, world.ids["甲"]).ok
+
+
+def test_who_has_no_place_anywhere_is_taken_by_their_name_alone(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = two_branches(conn)
+        conn.execute(s.members.insert().values(public_id=s.new_public_id(), code="闲", name="闲名"))
+        text = f"{PEOPLE}闲,另名,甲,党员,2026-01-01,\n"
+        for renames in (False, True):
+            [problem] = import_file(
+                conn, Register.MEMBERS, text.encode(), START, world.ids["甲"], renames=renames
+            ).problems
+            assert "请由上级导入" in problem.message
+            assert "闲名" not in str(problem)
+        text = text.replace("另名", "闲名")
+        assert take(conn, Register.MEMBERS, text, world.ids["甲"]).added == 1
+
+
+def test_a_group_keeps_its_own_people(engine: Engine) -> None:
+    with engine.begin() as conn:
+        world = two_branches(conn)
+        text = f"{PEOPLE}李,李名,甲一,党员,2026-01-01,\n"
+        [problem] = take(conn, Register.MEMBERS, text, world.ids["甲一"]).problems
+        assert problem.column == "code"
+        assert take(conn, Register.MEMBERS, text, world.ids["甲"]).added == 1
+        ended = text.replace(",\n", ",2026-12-31\n").replace("from,2026-12-31", "from,to")
+        assert take(conn, Register.MEMBERS, ended, world.ids["甲一"]).changed == 1
+
+
 def test_a_name_that_several_have_names_none(engine: Engine) -> None:
     with engine.begin() as conn:
         world = two_branches(conn)
