@@ -587,6 +587,8 @@ def make_own_token(caller: Own, hub: Hub, name: Text = "", until: Text = "") -> 
 @router.post("/me/tokens/revoke")
 def revoke_own_token(caller: Own, hub: Hub, which: Text = "") -> Response:
     """End one."""
+    if not which:
+        return done("/me/tokens", Words("请选择令牌"), "warn")
     with hub.engine.begin() as conn:
         grants.revoke_own_token(conn, caller, _id(which), hub.clock())
     return done("/me/tokens", Words("令牌已作废。"))
