@@ -17,6 +17,7 @@ from hub.derive import derive_batch, rebuild_check
 from hub.devices import DeviceError, place
 from hub.domain.terms import Outcome, Role, Verdict
 from hub.store import schema as s
+from hub.store.queries import meeting_attendance
 from hub.store.scope import NotFoundError
 from hub.taps import (
     WAITING,
@@ -528,6 +529,9 @@ def test_the_unknown_card_of_an_act_waits_and_then_speaks_for_its_holder(hall: H
     [line] = hall.lines("甲")
     assert (line.taps, line.first_ms, line.card) == (2, minutes(1), "1234")
     assert hall.lines("甲", meeting_id=hall.world.ids["会"]) == (line,)
+    shown = meeting_attendance(hall.conn, scope, str(public_id("会")), NOW, ZONE)
+    assert shown is not None
+    assert shown.unmatched == line.taps
     found = find_tap(hall.conn, scope, line.tap)
     assert found.is_act
     assert choices(hall.conn, scope, found, ZONE) == []
