@@ -290,6 +290,7 @@ def accounts(evening: Evening, page: Page) -> dict[str, str]:
     page.get_by_label("姓名", exact=True).fill("王书记")
     page.get_by_label("登录名").fill("shuji")
     page.get_by_label("支部书记").check()
+    page.get_by_label("不对应党员").check()
     page.get_by_label("组织", exact=True).select_option(label=labelled(page, "组织", BRANCH))
     evening.screens.look(page, "account-new")
     page.get_by_role("button", name="建立账号").click()
