@@ -205,7 +205,11 @@ def test_organisations_take_part_by_ticking_them(site: Site) -> None:
     assert "乙名" in text_of(client.get(f"{MEETING}/partners?q=乙"))
     response = client.post(f"{MEETING}/partners", data={"code": ["乙"]})
     assert "乙名" in followed(client, response)
-    assert site.signed_in("乙").get(MEETING).status_code == 200
+    partner = site.signed_in("乙")
+    assert partner.get(MEETING).status_code == 404  # it has not agreed yet
+    theirs = f"{MEETING}/partners/{public_id('乙')}"
+    assert partner.post(theirs, data={"agreed": "yes"}).status_code == 303
+    assert partner.get(MEETING).status_code == 200
     wrong = client.post(f"{MEETING}/partners", data={"code": ["乙", "无"]})
     assert wrong.status_code == 422
     assert "没有可以联合的组织“无”" in text_of(wrong)
@@ -247,8 +251,15 @@ def test_an_act_that_counts_for_nothing_is_shown_with_the_reason(site: Site) -> 
     assert late in said
     assert "会议结束" not in desk
     # A partner is told of its own people alone, not of the room.
-    client.post(f"{MEETING}/partners", data={"code": ["乙"]})
-    assert "没有起作用" not in text_of(site.signed_in("乙").get(f"{MEETING}/statements"))
+    with site.engine.begin() as conn:
+        conn.execute(
+            insert(s.meeting_organisations).values(
+                meeting_id=site.ids["会"], organisation_id=site.ids["乙"], agreed_ms=0
+            )
+        )
+    response = site.signed_in("乙").get(f"{MEETING}/statements")
+    assert response.status_code == 200
+    assert "没有起作用" not in text_of(response)
 
 
 def test_without_such_an_act_there_is_no_word_of_it(site: Site) -> None:
