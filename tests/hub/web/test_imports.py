@@ -20,6 +20,7 @@ from hub.store.engine import reading
 from hub.web.words import ENGLISH
 from tests.hub.site import Client, Site
 from tests.hub.test_import_files import EXPORT, grid_of, sheet
+from tests.hub.world import LONG_AGO
 
 MEMBERS = [
     ["党员编号", "姓名", "组织编号", "开始日期"],
@@ -175,7 +176,8 @@ def test_a_list_with_other_columns_is_matched_first(site: Site, operator: Client
 def test_a_new_name_is_taken_only_where_that_is_chosen(site: Site, operator: Client) -> None:
     rows = [MEMBERS[0], ["李", "李新名", "甲", "2026-01-01"]]
     with site.engine.begin() as conn:
-        conn.execute(s.memberships.delete().where(s.memberships.c.member_id == site.ids["李"]))
+        ended = s.memberships.update().where(s.memberships.c.member_id == site.ids["李"])
+        conn.execute(ended.values(valid_to_ms=LONG_AGO + 1))
     send(operator, "members", sheet(rows))
     assert "允许改名" in work(operator)
     names = dict(zip(("code", "name", "organisation", "from"), MEMBERS[0], strict=True))
@@ -224,7 +226,9 @@ def test_only_what_was_previewed_is_taken(site: Site, operator: Client) -> None:
     with site.engine.begin() as conn:
         conn.execute(s.members.insert().values(code="m8", name="别人", public_id=s.new_public_id()))
     operator.post("/imports/work/take", data={"digest": digest_of(page)})
-    assert "已是“别人”" in work(operator)
+    page = work(operator)
+    assert "在您的管理范围以外已有人使用" in page
+    assert "别人" not in page
     assert members(site) == before + 1
 
 
