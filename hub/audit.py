@@ -6,6 +6,7 @@ no reason of a leave. Triggers in the database refuse every change.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -16,6 +17,7 @@ from hub.auth.callers import Caller
 from hub.domain.words import Words
 from hub.store import schema as s
 from hub.store.attendance_query import Query
+from hub.store.bulk import chunks
 
 LOOK_AGAIN_MS: Final = 10 * 60 * 1000
 """The same look by the same person within this time is one look."""
@@ -103,6 +105,27 @@ def look_at(what: str, query: Query) -> Look:
         organisation_id=query.scope if isinstance(query.scope, int) else None,
         from_ms=query.from_ms,
         to_ms=query.to_ms,
+    )
+
+
+def look_at_statements(conn: Connection, what: str, made: Sequence[UUID]) -> Look | None:
+    """The look at statements of one meeting: at the member, or at the meeting if there are several.
+
+    None: they name nobody.
+    """
+    d = s.declarations.c
+    rows = [
+        row
+        for part in chunks(made)
+        for row in conn.execute(
+            select(d.meeting_id, d.member_id).where(d.public_id.in_(part), d.member_id.is_not(None))
+        )
+    ]
+    members = {row.member_id for row in rows}
+    if not members:
+        return None
+    return Look(
+        what, meeting_id=rows[0].meeting_id, member_id=members.pop() if len(members) == 1 else None
     )
 
 

@@ -10,6 +10,15 @@ LAST_DAY: Final = date(2199, 12, 31)
 """What people may ask for lies from FIRST_DAY to LAST_DAY."""
 
 
+MAX_DAYS: Final = 400
+"""An organisation's meetings may be asked for over so long a period at once: a year and more."""
+
+
+def is_too_long(first: date, last: date) -> bool:
+    """Whether a period, its last day included, is longer than MAX_DAYS."""
+    return (last - first).days >= MAX_DAYS
+
+
 def span_ms(first: date, last: date, zone: ZoneInfo) -> tuple[int, int]:
     """The half-open span in ms of local days, the last one included."""
     start = datetime(first.year, first.month, first.day, tzinfo=zone)

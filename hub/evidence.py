@@ -7,7 +7,7 @@ unless it is asked for, which the member's own page does alone.
 Reads only. Who may ask is decided by whoever calls.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -32,10 +32,10 @@ from hub.store import queries
 from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.expected import holds
-from hub.store.queries import MeetingHead, evidence_of
-from hub.store.scope import EVERYTHING, taking_part
+from hub.store.queries import MeetingHead, Person, evidence_of
+from hub.store.scope import EVERYTHING, Scope, taking_part
 from hub.store.stated import stated_of
-from hub.taps import last_of
+from hub.taps import last_of, person
 from protocol.credential import MEMBER_SCHEME
 from protocol.journal import Act
 
@@ -231,6 +231,24 @@ def facts(
         expected,
         _taps(conn, meeting, member_id, decided.key, is_expected=expected),
         _said(conn, meeting, member_id, decided, with_leave_reason=with_leave_reason),
+    )
+
+
+def whom(conn: Connection, scope: Scope, meeting: Row[Any], member_id: int) -> Person:
+    """A member as the host of a meeting may name them: of a guest from elsewhere, the branch."""
+    is_expected_there = conn.scalar(
+        select(is_expected(member_id)).where(s.meetings.c.id == meeting.id)
+    )
+    return person(conn, EVERYTHING if is_expected_there else scope, member_id, meeting.starts_ms)
+
+
+def without_cards(found: Entry) -> Entry:
+    """The entry of somebody who is not named: nothing of their card's number."""
+    taps = tuple(replace(each, card="") for each in found.facts.taps)
+    return replace(
+        found,
+        source=None if found.source is None else replace(found.source, card=""),
+        facts=replace(found.facts, taps=taps),
     )
 
 

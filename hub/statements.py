@@ -243,7 +243,8 @@ def withdraw(conn: Connection, caller: Caller, declaration: UUID, now_ms: int) -
             as_member = True
             stated = _find(conn, declaration, own)
     kind = DeclarationKind(stated.kind)
-    as_member |= kind is DeclarationKind.OBJECTION and stated.member_id == caller.member_id
+    # In what is about oneself one is a member like any other, whatever else one may.
+    as_member |= stated.member_id is not None and stated.member_id == caller.member_id
     row = _meeting(conn, stated.meeting_id)
     stands = standing_of(conn, row.id)
     may(

@@ -50,6 +50,7 @@ from hub.store.expected import holds
 from hub.store.queries import Named, Person
 from hub.store.scope import (
     NotFoundError,
+    Scope,
     belongs,
     find_meeting,
     is_within,
@@ -228,7 +229,7 @@ def _lines(conn: Connection, scope: int, asked: Asked, outcome: Outcome) -> Sele
     return (
         select(r.epoch_id, r.seq)
         .select_from(joined)
-        .where(e.kind == KIND_TAP, ~_is_assigned())
+        .where(e.kind == KIND_TAP, ~is_assigned())
         .order_by(r.at_ms.desc(), r.epoch_id.desc(), r.seq.desc())
     )
 
@@ -361,29 +362,10 @@ def _is_ours(conn: Connection, scope: int, meeting: Row[Any]) -> bool:
 def _assignments() -> Select[Any]:
     """What stands of the declarations that a reading was assigned to a meeting."""
     d, m = s.declarations.c, s.meetings.c
-    answer = s.declarations.alias("answer")
-    withdrawn = exists().where(
-        answer.c.about_id == d.id, answer.c.kind == DeclarationKind.WITHDRAWN.value
-    )
     return (
         select(d.id, d.meeting_id, m.title, m.organisation_id)
         .join(s.meetings, m.id == d.meeting_id)
-        .where(
-            d.epoch_id.is_not(None),
-            d.kind == DeclarationKind.TAP_ASSIGNED.value,
-            ~m.cancelled,
-            ~withdrawn,
-        )
-    )
-
-
-def _is_assigned() -> ColumnElement[bool]:
-    d, r = s.declarations.c, s.readings.c
-    return (
-        _assignments()
-        .where(d.epoch_id == r.epoch_id, d.seq == r.seq)
-        .correlate(s.readings)
-        .exists()
+        .where(stands(), ~m.cancelled)
     )
 
 
@@ -511,7 +493,7 @@ def last_of(number: str | None) -> str:
     return "" if number is None else number[-_LAST:]
 
 
-def person(conn: Connection, scope: int, member_id: int, at_ms: int) -> Person:
+def person(conn: Connection, scope: Scope, member_id: int, at_ms: int) -> Person:
     """A member as the scope may name them at a time; of others the branch alone."""
     m, o = s.memberships.c, s.organisations.c
     branch = conn.scalar(
@@ -701,7 +683,10 @@ def _fits(tap: FoundTap, zone: ZoneInfo) -> list[ColumnElement[bool]]:
 def _assignment(conn: Connection, tap: FoundTap) -> Row[Any] | None:
     d = s.declarations.c
     return conn.execute(
-        _assignments().where(d.epoch_id == tap.epoch_id, d.seq == tap.seq).limit(1)
+        _assignments()
+        .where(d.epoch_id == tap.epoch_id, d.seq == tap.seq)
+        .order_by(d.made_ms.desc(), d.id.desc())
+        .limit(1)
     ).one_or_none()
 
 

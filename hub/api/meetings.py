@@ -5,7 +5,7 @@ reason in English.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal, assert_never
@@ -15,10 +15,10 @@ from fastapi import APIRouter, Depends, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from sqlalchemy import Connection, Row, select
 
-from hub import meetings, statements
+from hub import audit, meetings, statements
 from hub.api.answers import DONE, LISTED, OF_ONE
 from hub.api.models import MAX_LIMIT, MAX_OFFSET, MeetingOut, Time, Told
-from hub.audit import Look
+from hub.audit import Look, look_at_statements
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.context import Context, api_right, context
@@ -363,6 +363,7 @@ def declare(caller: Keeping, hub: Hub, meeting: UUID, said: Stating) -> Declarat
     with _doing(hub) as conn:
         made = _declare(conn, caller, meeting, said, hub.clock())
         row = find_meeting(conn, caller.organisation_id, meeting)
+        _looks(conn, caller, made, hub.clock())
         wanted = {str(each) for each in made}
         found = [each for each in statements_of(conn, caller, row) if each.public_id in wanted]
     return Declarations(items=[_out(hub, each) for each in found])
@@ -454,8 +455,16 @@ def _doing(hub: Context) -> Iterator[Connection]:
 def _about(caller: Caller, hub: Context, act: Callable[[Connection], UUID]) -> DeclarationOut:
     with _doing(hub) as conn:
         made = act(conn)
+        _looks(conn, caller, [made], hub.clock())
         row = _meeting_of(conn, caller, made)
         return _out(hub, statement(conn, caller, row, str(made)))
+
+
+def _looks(conn: Connection, caller: Caller, made: Sequence[UUID], now_ms: int) -> None:
+    """Write that the caller is told whom these statements are about."""
+    look = look_at_statements(conn, "declaration.api", made)
+    if look is not None:
+        audit.looked(conn, caller, look, now_ms)
 
 
 def _meeting_of(conn: Connection, caller: Caller, declaration: UUID) -> Row[Any]:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, select
 from hub import objections as service
 from hub import own, statements
 from hub.api.answers import DONE, LISTED, OF_ONE
-from hub.api.models import MeetingOut, Period, Ref, Time, Told, named
+from hub.api.models import MeetingOut, Period, PersonOut, Ref, Time, Told, named, person
 from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
@@ -34,7 +34,7 @@ from hub.domain.terms import (
     Role,
     Verdict,
 )
-from hub.evidence import Entry, Facts, Source, TapSeen, concerns, facts, how
+from hub.evidence import Entry, Facts, Source, TapSeen, concerns, facts, how, whom, without_cards
 from hub.evidence import entry as entry_of
 from hub.meetings import MeetingError
 from hub.objections import MAX_REASON_CHARS, Objection, ObjectionError, ObjectionState
@@ -304,7 +304,7 @@ class OpenObjection(_Out):
     """An objection that waits, for whoever decides."""
 
     objection: ObjectionOut
-    member: Ref
+    member: PersonOut
     may_decide: bool
     why_not: str | None = Field(description="Why the caller may not decide it.")
 
@@ -319,7 +319,7 @@ class ObjectionFile(_Out):
     """An objection with the evidence beside it."""
 
     objection: ObjectionOut
-    member: Ref
+    member: PersonOut
     may_decide: bool
     why_not: str | None
     entry: EntryOut
@@ -505,6 +505,8 @@ def one_objection(caller: Deciding, hub: Hub, objection: UUID) -> ObjectionFile:
         found = service.find_objection(conn, caller.organisation_id, objection)
         meeting = conn.execute(select(s.meetings).where(s.meetings.c.id == found.meeting_id)).one()
         entry = entry_of(conn, meeting, found.member_id, hub.clock(), hub.zone)
+        if whom(conn, caller.organisation_id, meeting, found.member_id).name is None:
+            entry = without_cards(entry)
         told = _Own(hub, conn)
         head = told.open_objection(conn, caller, found)
         answer = ObjectionFile(**head.model_dump(), entry=told.entry(entry, [found]))
@@ -619,10 +621,10 @@ class _Own(Told):
         why_not = service.obstacle(conn, caller, each)
         if each.state is not ObjectionState.OPEN:
             why_not = service.NOT_OPEN
-        code = conn.scalars(select(s.members.c.code).where(s.members.c.id == each.member_id)).one()
+        meeting = conn.execute(select(s.meetings).where(s.meetings.c.id == each.meeting_id)).one()
         return OpenObjection(
             objection=self.objection(each),
-            member=Ref(public_id=each.member_public_id, code=code, name=each.member),
+            member=person(whom(conn, caller.organisation_id, meeting, each.member_id)),
             may_decide=why_not is None,
             why_not=why_not,
         )

@@ -30,7 +30,7 @@ from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.context import Context, api_right, bearer, context
-from hub.days import span_ms
+from hub.days import MAX_DAYS, is_too_long, span_ms
 from hub.devices import EnrolmentRefusedError
 from hub.store import queries
 from hub.store import schema as s
@@ -180,6 +180,8 @@ def openapi(request: Request) -> dict[str, Any]:
 def _organisation(
     hub: Context, caller: Caller, public_id: str, query: Period
 ) -> queries.OrganisationAttendance:
+    if is_too_long(*query.days(hub.local(hub.clock()).date())):
+        raise HTTPException(422, f"from, to: at most {MAX_DAYS} days at once")
     with reading(hub.engine) as conn:
         found = queries.organisation_attendance(
             conn, caller.organisation_id, public_id, *_span(hub, query), hub.clock()

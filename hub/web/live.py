@@ -6,6 +6,9 @@ once; and one rendering, when the meeting's change number has grown, when the cl
 opening, the start, the end of the grace or the end, when somebody joins, and every thirty seconds,
 since devices report how complete their record is without anything changing. A stream ends when its
 session does, when the meeting is out of sight, and when the server begins to stop.
+
+The page's stream shows names: it is a look, written before the first event and again while it goes
+on. The screen's shows totals and is none.
 """
 
 import asyncio
@@ -21,12 +24,15 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
+from hub.audit import LOOK_AGAIN_MS, Look
+from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.auth.sessions import which_hold
 from hub.context import Context, context, session
 from hub.failures import DATABASE_FAILURES
 from hub.store import queries
 from hub.store.engine import reading
+from hub.store.scope import find_meeting
 from hub.web.pages import render
 from hub.web.view import attendance, next_turn_ms
 from hub.web.words import Language, speaking, spoken
@@ -132,10 +138,15 @@ class Watch:
     hub: Context
     board: Board
     key: bytes
+    caller: Caller
+    look: Look | None
+    """None: nobody is named."""
 
 
 @asynccontextmanager
-async def _watching(request: Request, meeting: UUID, template: str) -> AsyncIterator[Watch]:
+async def _watching(
+    request: Request, meeting: UUID, template: str, *, names: bool
+) -> AsyncIterator[Watch]:
     """The watch of whoever is signed in, until the answer is over.
 
     401 without a session, 404 out of their sub-tree, 429 with too many streams of the session.
@@ -148,12 +159,16 @@ async def _watching(request: Request, meeting: UUID, template: str) -> AsyncIter
         raise HTTPException(403)
     scope = found.caller.organisation_id
 
-    def change() -> int | None:
+    def find() -> int | None:
         with reading(hub.engine) as conn:
-            return queries.meeting_change(conn, scope, name)
+            if queries.meeting_change(conn, scope, name) is None:
+                return None
+            return int(find_meeting(conn, scope, meeting).id)
 
-    if await run_in_threadpool(change) is None:
+    meeting_id = await run_in_threadpool(find)
+    if meeting_id is None:
         raise HTTPException(404)
+    look = Look("meeting.page", meeting_id=meeting_id)
     boards: Boards = request.app.state.boards
     if sum(board.watchers[found.key] for board in boards.values()) >= STREAMS_A_SESSION:
         raise HTTPException(429)
@@ -161,7 +176,7 @@ async def _watching(request: Request, meeting: UUID, template: str) -> AsyncIter
     board = boards.setdefault(which, Board(hub, *which))
     board.join(found.key)
     try:
-        yield Watch(hub, board, found.key)
+        yield Watch(hub, board, found.key, found.caller, look if names else None)
     finally:
         board.leave(found.key)
         if not board.watchers:
@@ -170,13 +185,13 @@ async def _watching(request: Request, meeting: UUID, template: str) -> AsyncIter
 
 async def watching_page(request: Request, meeting: UUID) -> AsyncIterator[Watch]:
     """Of the meeting's page, see `_watching`."""
-    async with _watching(request, meeting, "attendance.html") as watch:
+    async with _watching(request, meeting, "attendance.html", names=True) as watch:
         yield watch
 
 
 async def watching_screen(request: Request, meeting: UUID) -> AsyncIterator[Watch]:
     """Of the shared screen, see `_watching`."""
-    async with _watching(request, meeting, "screen-live.html") as watch:
+    async with _watching(request, meeting, "screen-live.html", names=False) as watch:
         yield watch
 
 
@@ -199,8 +214,14 @@ async def live_screen(
 async def _events(watch: Watch) -> AsyncIterator[ServerSentEvent]:
     board = watch.board
     seen = board.shown
+    looked_ms: int | None = None
     while not watch.hub.closing.is_set():
         try:
+            now_ms = watch.hub.clock()
+            is_due = looked_ms is None or now_ms - looked_ms >= LOOK_AGAIN_MS
+            if watch.look is not None and is_due and watch.key not in board.ended:
+                await run_in_threadpool(watch.hub.looks, watch.caller, watch.look)
+                looked_ms = now_ms
             await board.look()
         except DATABASE_FAILURES:
             return  # the browser connects again, and is told by a 503 that it must wait

@@ -9,7 +9,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Form, Response
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from hub import objections as service
 from hub.api.own import look
@@ -17,8 +17,8 @@ from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.context import Context, context, page_right
 from hub.domain.words import Words
-from hub.evidence import entry
-from hub.objections import MAX_REASON_CHARS, ObjectionError, ObjectionState
+from hub.evidence import entry, whom, without_cards
+from hub.objections import MAX_REASON_CHARS, Objection, ObjectionError, ObjectionState
 from hub.store import schema as s
 from hub.store.engine import reading
 from hub.web.own import Worded, shown
@@ -54,7 +54,7 @@ def open_objections(caller: Asking, hub: Hub) -> Response:
         lines = [
             _Line(
                 each.public_id,
-                each.member,
+                _named(conn, caller, each)[0],
                 each.meeting,
                 hub.local(each.starts_ms).date().isoformat(),
                 each.words,
@@ -101,6 +101,15 @@ def decide(
     return done("/objections", Words("已处理，结果会显示在本人的页面上。"))
 
 
+def _named(conn: Connection, caller: Caller, each: Objection) -> tuple[str, bool]:
+    """Who objected, as the caller may know them, and whether that is a name."""
+    row = conn.execute(select(s.meetings).where(s.meetings.c.id == each.meeting_id)).one()
+    found = whom(conn, caller.organisation_id, row, each.member_id)
+    if found.name is not None:
+        return found.name, True
+    return t("列席人员（{branch}）", branch=found.branch or t("外单位人员")), False
+
+
 def _page(
     caller: Caller,
     hub: Context,
@@ -115,13 +124,16 @@ def _page(
         # Not the class of a leave's reason: that is for the member and who decides on the leave.
         evidence = entry(conn, row, found.member_id, hub.clock(), hub.zone)
         why_not = service.obstacle(conn, caller, found)
+        member, is_named = _named(conn, caller, found)
+    if not is_named:
+        evidence = without_cards(evidence)
     hub.looks(caller, look("objection.page", found))
     return page(
         "objection.html",
         422 if errors else 200,
         caller=caller,
         section="objections",
-        member=found.member,
+        member=member,
         objection=told.objection(found),
         is_open=found.state is ObjectionState.OPEN,
         is_upheld=found.state is ObjectionState.UPHELD,

@@ -78,7 +78,7 @@ def attendance_file(request: Request, caller: Asking, hub: Hub) -> Response:
                 n=found.totals.all.times,
                 most=MOST_LINES,
             )
-            return _page(caller, given, branches, found, {"file": said})
+            return _page(caller, given, branches, None, {"file": said})
         every = store.every_line(conn, found.query, now_ms, limit=MOST_LINES)
         file = table_file(
             form,

@@ -17,7 +17,7 @@ from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.context import Context, context, page_right, signed_in
-from hub.days import day_from, span_ms
+from hub.days import MAX_DAYS, day_from, is_too_long, span_ms
 from hub.store import queries
 from hub.store.engine import reading
 from hub.store.scope import find_meeting, is_within
@@ -156,6 +156,8 @@ def _read_filter(request: Request, today: date) -> _Filter:
     first, last = days[0] or days[1] or around[0], days[1] or max(days[0] or today, today)
     if problem is None and first > last:
         problem = t("开始日期晚于结束日期，请重新选择。")
+    if problem is None and is_too_long(first, last):
+        problem = t("一次最多查{days}天，请缩短时间，分几次查。", days=MAX_DAYS)
     if problem is not None:
         return _Filter(*around, asked=False, problem=problem, page=1)
     return _Filter(first, last, asked=True, problem=None, page=page_number)

@@ -12,7 +12,9 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
+from hub.audit import LOOK_AGAIN_MS
 from hub.store import schema as s
+from hub.store.engine import reading
 from hub.web import live, pages
 from tests.hub.site import PASSWORD, Site, serving
 from tests.hub.world import minutes, public_id
@@ -73,6 +75,37 @@ def test_a_tap_appears(site: Site) -> None:
         # What is sent is exactly what the page says after a reload.
         page = site.client().sign_in("甲").get(MEETING).text
         assert second[1].strip() in page
+
+
+def test_the_stream_of_names_is_a_look_and_again_while_it_goes_on(site: Site) -> None:
+    def looks() -> list[tuple[str, int]]:
+        with reading(site.engine) as conn:
+            a = s.accesses.c
+            rows = conn.execute(select(a.what, a.meeting_id).order_by(a.id))
+            return [(row.what, row.meeting_id) for row in rows]
+
+    one = ("meeting.page", site.ids["会"])
+    with serving(site.app) as (url, _), streaming(site, url) as stream:
+        assert stream.next() is not None
+        assert looks() == [one]
+        site.tap("李", minutes(-6))
+        assert stream.next() is not None
+        assert looks() == [one]
+        site.now_ms += LOOK_AGAIN_MS
+        assert stream.next() is not None
+        assert looks() == [one, one]
+
+
+def test_the_screen_is_no_look(site: Site) -> None:
+    with (
+        serving(site.app) as (url, _),
+        httpx.Client(base_url=url, timeout=SOON_S, trust_env=False) as client,
+    ):
+        client.post("/sign-in", data={"login": "甲", "password": PASSWORD})
+        with client.stream("GET", f"{MEETING}/screen/live") as response:
+            assert Stream(response.iter_lines()).next() is not None
+    with reading(site.engine) as conn:
+        assert conn.execute(select(s.accesses)).all() == []
 
 
 def test_each_reads_the_stream_in_their_language(site: Site) -> None:

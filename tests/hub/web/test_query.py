@@ -183,6 +183,8 @@ def test_a_file_that_is_too_large_is_refused_in_words(
     response = over.signed_in().get("/attendance/file")
     assert response.status_code == 422
     assert "共 3 条，超过一次能导出的 2 条" in response.text
+    # Nobody is named: that would be a look.
+    assert "李名" not in response.text
     with over.engine.connect() as conn:
         assert (
             conn.execute(select(s.audit).where(s.audit.c.what == "attendance.export")).all() == []
