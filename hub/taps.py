@@ -57,6 +57,7 @@ from hub.store.scope import (
     last_begun,
     within,
 )
+from hub.store.stated import is_assigned, stands
 from protocol.journal import KIND_ACTION, KIND_TAP
 
 WAITING: Final = (Outcome.UNMATCHED, Outcome.UNPLACED, Outcome.UNDATED)

@@ -159,7 +159,7 @@ def _actions_at(conn: Connection, meeting_ids: Sequence[int]) -> dict[int, list[
                 a.what,
                 a.number,
                 s.members.c.id.label("about_member_id"),
-                _speaks().label("speaks"),
+                speaks().label("speaks"),
             )
             .distinct()
             .select_from(asked)
@@ -212,7 +212,7 @@ def _nearness(row: Row[Any]) -> tuple[bool, int, int]:
     return not has_begun, -row.starts_ms if has_begun else row.starts_ms, row.meeting_id
 
 
-def _speaks() -> ColumnElement[bool]:
+def speaks() -> ColumnElement[bool]:
     """Whether a reading's member held an office or a committee place in the meeting, then."""
     r, m, mo = s.readings.c, s.meetings.c, taking_part.c
 
