@@ -198,10 +198,10 @@ def _actions_at(conn: Connection, meeting_ids: Sequence[int]) -> dict[int, list[
         meant = {row.meeting_id for row in speaking}
         for row in {row.meeting_id: row for row in rows}.values():
             if row.meeting_id in wanted:
-                speaks = row.meeting_id in meant
+                is_meant = row.meeting_id in meant
                 about = row.about_member_id
                 found[row.meeting_id].append(
-                    ActionTaken(key, Act(row.what), row.at_ms, speaks, row.number, about)
+                    ActionTaken(key, Act(row.what), row.at_ms, is_meant, row.number, about)
                 )
     return found
 

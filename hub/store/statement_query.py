@@ -35,7 +35,7 @@ from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.expected import IS_EXPECTED, holds
 from hub.store.scope import Scope, is_within, within
-from hub.store.stated import _speaks as speaks
+from hub.store.stated import speaks
 from protocol.credential import MEMBER_SCHEME
 from protocol.journal import Act
 
