@@ -19,7 +19,7 @@ from sqlalchemy import select, update
 
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.domain.attendance import MINUTE_MS, Validity
-from hub.domain.stating import kind_refused
+from hub.domain.stating import Times, kind_refused, move_refused
 from hub.domain.terms import Body, CardStatus, MeetingKind, Office, OrgKind
 from hub.imports.draft import (
     OUTSIDE,
@@ -40,6 +40,7 @@ from hub.imports.words import CARD_FORMATS, VOTES, Register, Votes
 from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.policies import GRACE_MINUTES, OPENS_BEFORE_MINUTES
+from hub.store.statement_query import standing_of
 from protocol.credential import CardNumberFormat, Credential, InvalidCredentialError, uid_from
 
 MAX_MEETING_MINUTES: Final = 24 * 60
@@ -827,6 +828,8 @@ def _meetings(draft: Draft) -> None:
         differs = (
             [] if old is None else [name for name in values if getattr(old, name) != values[name]]
         )
+        if old is not None and {"opens_ms", "starts_ms", "ends_ms"} & set(differs):
+            _check_move(draft, row, old, values)
         columns = dict.fromkeys(_COLUMNS_OF.get(name, name) for name in differs)
         draft.fate(row, is_new=old is None, columns=columns)
         if old is None:
@@ -851,6 +854,15 @@ def _meetings(draft: Draft) -> None:
             draft, {each["code"]: each["organisation_id"] for each in inserts + updates}
         )
     )
+
+
+def _check_move(draft: Draft, row: Row, old: Any, values: Mapping[str, Any]) -> None:
+    was = Times(old.opens_ms, old.starts_ms, old.ends_ms, old.cancelled)
+    to = Times(values["opens_ms"], values["starts_ms"], values["ends_ms"], old.cancelled)
+    stated = {each.kind for each in standing_of(draft.conn, old.id)}
+    wrong = move_refused(was, to, stated, draft.now_ms, draft.zone)
+    if wrong is not None:
+        row.fail("start", wrong)
 
 
 def _check_kind(

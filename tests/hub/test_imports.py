@@ -655,3 +655,24 @@ def test_attendance_follows_an_import_at_once(engine: Engine) -> None:
             ("PRESENT", start)
         ]
         assert rebuild_check(conn) == []
+
+
+def test_a_meeting_that_was_spoken_of_is_not_moved_to_another_day_by_a_file(
+    engine: Engine,
+) -> None:
+    moved = "code,organisation,kind,title,venue,start,end\nx1,jia,支部党员大会,七月大会,hall,"
+    with engine.begin() as conn:
+        take_all(conn)
+        meeting = conn.scalar(select(s.meetings.c.id).where(s.meetings.c.code == "x1"))
+        conn.execute(
+            insert(s.declarations).values(
+                public_id=s.new_public_id(),
+                meeting_id=meeting,
+                kind="HELD",
+                author="某人",
+                made_ms=NOW,
+            )
+        )
+        report = take(conn, Register.MEETINGS, moved + "2026-07-08 14:30,2026-07-08 16:00\n")
+        assert [(each.row, each.column) for each in report.problems] == [(2, "start")]
+        assert "请先在“办理记录”中撤回" in str(report.problems[0])
