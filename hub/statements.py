@@ -48,6 +48,8 @@ from hub.store.scope import NotFoundError, Scope, belongs, within
 from hub.store.stated import stated_of
 from hub.store.statement_query import concerns, expected_ids, is_withdrawn, standing_of
 
+MAX_WRONG_CODES: Final = 30
+"""So many codes of nobody may be tried within a day: codes are not for finding out who exists."""
 MAX_SIGNATURES: Final = 2000
 """Of a paper sheet, entered at once."""
 
@@ -94,7 +96,7 @@ def witness(
     _must_be_time(kind, row, now_ms)
     expected = expected_ids(conn, row.id)
     member_id = (
-        _member_by_code(conn, code)
+        _member_by_code(conn, caller, code, now_ms)
         if member is None
         else _member_there(conn, caller, row, member, expected)
     )
@@ -126,7 +128,7 @@ def enter_sheet(
         raise MeetingError("members", Words("一次最多录入{most}人", most=MAX_SIGNATURES))
     expected = expected_ids(conn, row.id)
     signed = [_member_there(conn, caller, row, each, expected) for each in asked]
-    signed += [_member_by_code(conn, each) for each in guests]
+    signed += [_member_by_code(conn, caller, each, now_ms) for each in guests]
     known = {each.member_id: each.id for each in standing_of(conn, row.id) if each.kind is kind}
     if _person(conn, caller).members & {*signed} - known.keys():
         raise MeetingError("members", Words("不能录入自己的签名，请由他人办理。"))
@@ -287,6 +289,14 @@ def leave_refused(conn: Connection, meeting: Row[Any], member_id: int, now_ms: i
     )
 
 
+class WrongCodeError(MeetingError):
+    """Nobody in the district has this code; whoever catches it notes it by `note_wrong_code`."""
+
+
+_WRONG: Final = "declaration.wrong_code"
+DAY_MS: Final = 24 * 3600 * 1000
+
+
 # --- Who may ---------------------------------------------------------------------------------
 
 
@@ -339,13 +349,30 @@ def _belongs(conn: Connection, scope: Scope, member_id: int, at_ms: int) -> bool
     return conn.scalar(found) is not None
 
 
-def _member_by_code(conn: Connection, code: str) -> int:
-    asked = code.strip()
+def note_wrong_code(conn: Connection, caller: Caller, now_ms: int) -> None:
+    """Count a WrongCodeError of the caller; in a transaction after the one that it undid."""
+    audit.record(conn, caller, _WRONG, caller.organisation_id, "declaration", None, now_ms)
+
+
+def _member_by_code(conn: Connection, caller: Caller, code: str, now_ms: int) -> int:
+    a, asked = s.audit.c, code.strip()
+    tried = conn.scalar(
+        select(func.count())
+        .select_from(s.audit)
+        .where(
+            a.what == _WRONG,
+            a.at_ms > now_ms - DAY_MS,
+            a.account_id.is_not_distinct_from(caller.account_id),
+            a.token_id.is_not_distinct_from(caller.token_id),
+        )
+    )
+    if (tried or 0) >= MAX_WRONG_CODES:
+        raise MeetingError("code", Words("一天内填错的编号太多，请核对编号，明天再试。"))
     member_id: int | None = None
     if asked.isprintable():  # PostgreSQL takes no NUL
         member_id = conn.scalar(select(s.members.c.id).where(s.members.c.code == asked))
     if member_id is None:
-        raise MeetingError("code", Words("没有编号为“{code}”的党员", code=asked[:64]))
+        raise WrongCodeError("code", Words("没有编号为“{code}”的党员", code=asked[:64]))
     return member_id
 
 

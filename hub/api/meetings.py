@@ -360,7 +360,7 @@ def list_declarations(caller: Asking, hub: Hub, meeting: UUID) -> Declarations:
 @router.post("/meetings/{meeting}/declarations", responses=DONE)
 def declare(caller: Keeping, hub: Hub, meeting: UUID, said: Stating) -> Declarations:
     """State something of a meeting. What stands already is not stated again."""
-    with _doing(hub) as conn:
+    with _doing(hub, caller) as conn:
         made = _declare(conn, caller, meeting, said, hub.clock())
         row = find_meeting(conn, caller.organisation_id, meeting)
         _looks(conn, caller, made, hub.clock())
@@ -441,12 +441,18 @@ def _declare(
 
 
 @contextmanager
-def _doing(hub: Context) -> Iterator[Connection]:
-    """A write transaction; what is refused becomes 409, in English, with its field."""
+def _doing(hub: Context, caller: Caller | None = None) -> Iterator[Connection]:
+    """A write transaction; what is refused becomes 409, in English, with its field.
+
+    `caller`: whoever may name people by code.
+    """
     try:
         with hub.engine.begin() as conn:
             yield conn
     except MeetingError as error:
+        if caller is not None and isinstance(error, statements.WrongCodeError):
+            with hub.engine.begin() as conn:
+                statements.note_wrong_code(conn, caller, hub.clock())
         with speaking(Language.EN):
             said = f"{error.field}: {t(error)}" if error.field else t(error)
         raise HTTPException(409, said) from error

@@ -44,6 +44,7 @@ DEEDS: Final[Mapping[str, Words]] = {
     "cancel": Words("取消"),
     "restore": Words("恢复"),
     "partners": Words("改动参加的组织"),
+    "wrong_code": Words("填了没有的编号"),
     "agree": Words("同意参加"),
     "decline": Words("不同意参加"),
     "withdraw": Words("撤回"),

@@ -315,10 +315,17 @@ def witness(
         with hub.engine.begin() as conn:
             statements.witness(conn, caller, meeting, hub.clock(), member=who, code=code)
     except MeetingError as error:
+        _note(hub, caller, error)
         if who is not None or error.field != "code":
             return _told(f"/meetings/{meeting}/desk", error)
         return _desk(caller, hub, meeting, 422, {"code": code}, {error.field: error})
     return done(f"/meetings/{meeting}/desk", "已记为现场证明到场。")
+
+
+def _note(hub: Context, caller: Caller, error: MeetingError) -> None:
+    if isinstance(error, statements.WrongCodeError):
+        with hub.engine.begin() as conn:
+            statements.note_wrong_code(conn, caller, hub.clock())
 
 
 def _desk(
@@ -391,6 +398,7 @@ def enter_sheet(
             if complete:
                 statements.complete_sheet(conn, caller, meeting, hub.clock())
     except MeetingError as error:
+        _note(hub, caller, error)
         field = {"code": "codes", "": "member"}.get(error.field, error.field)
         ticked = [str(each) for each in asked]
         return _sheet(caller, hub, meeting, 422, ticked, codes, {field: error})

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 from hub.domain.terms import Role
+from hub.statements import MAX_WRONG_CODES
 from hub.store import schema as s
 from hub.store.engine import reading
 from tests.hub.site import Site
@@ -198,3 +199,26 @@ def test_a_guest_who_objects_is_a_branch_to_the_host(site: Site) -> None:
         assert str(public_id("钱")) not in each
         assert card[-4:] not in each
     assert "钱名" in site.client(token="区").get(f"/api/v1{one}").text
+
+
+def test_codes_are_not_for_finding_out_who_exists(site: Site) -> None:
+    client = site.client(token="甲")
+    site.now_ms = minutes(5)
+
+    def ask(code: str) -> str:
+        said = {"kind": "WITNESSED", "code": code}
+        response = client.post(f"{API}/declarations", json=said)
+        return str(response.json().get("detail", response.status_code))
+
+    for each in range(MAX_WRONG_CODES - 2):
+        assert "unknown" not in ask(f"x{each}")
+    pages = site.signed_in("甲")
+    for each in range(2):
+        assert "没有编号" in pages.post(f"{MEETING}/desk/witness", data={"code": f"y{each}"}).text
+        # Those of a session are counted by themselves.
+        ask(f"z{each}")
+    assert "Too many unknown codes" in ask("钱")
+    assert audited(site).count("declaration.wrong_code") == MAX_WRONG_CODES + 2
+    assert pages.post(f"{MEETING}/desk/witness", data={"code": "钱"}).status_code == 303
+    site.now_ms += 24 * 3600 * 1000
+    assert "Too many" not in ask("钱")
