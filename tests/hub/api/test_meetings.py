@@ -87,8 +87,13 @@ def test_organisations_take_part(site: Site) -> None:
     client = site.client(token="甲")
     response = client.request("PUT", f"{MEETING}/partners", json={"codes": ["乙"]})
     body = checked(site, response, f"{OF_ONE}/partners", "put")
-    assert [each["code"] for each in body["partners"]] == ["乙"]
+    assert body["partners"] == []  # it is asked, and has not agreed
+    assert site.client(token="乙").get(DECLARATIONS).status_code == 404
+    yes = f"{MEETING}/partners/{public_id('乙')}"
+    assert site.client(token="乙").post(yes, json={"agreed": True}).status_code == 204
     assert site.client(token="乙").get(DECLARATIONS).status_code == 200
+    found = client.get(f"{MEETING}/attendance").json()["meeting"]["partners"]
+    assert [each["code"] for each in found] == ["乙"]
     response = client.request("PUT", f"{MEETING}/partners", json={"codes": ["无"]})
     assert response.status_code == 409
     assert response.json()["detail"].startswith("partners: ")
