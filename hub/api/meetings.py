@@ -338,7 +338,7 @@ def restore_meeting(caller: Keeping, hub: Hub, meeting: UUID, why: Why) -> Meeti
 
 @router.put("/meetings/{meeting}/partners", responses=DONE)
 def set_partners(caller: Keeping, hub: Hub, meeting: UUID, wanted: Partners) -> MeetingOut:
-    """Let exactly these organisations take part in a joint meeting."""
+    """Ask exactly these organisations to take part; those outside of the sub-tree must agree."""
     with _doing(hub) as conn:
         meetings.set_partners(conn, caller, meeting, wanted.codes, hub.clock())
         return _meeting(conn, caller, hub, meeting)
