@@ -559,11 +559,12 @@ def _quorum(
             final=final,
         )
         for organisation_id, members in voters.items()
+        if members
     }
     # Each branch of a joint assembly votes for itself.
     if Quorum.NOT_MET in each_of:
         return Quorum.NOT_MET
-    return Quorum.UNKNOWN if Quorum.UNKNOWN in each_of else Quorum.MET
+    return Quorum.MET if each_of == {Quorum.MET} else Quorum.UNKNOWN
 
 
 def _head(row: Row[Any], partners: Mapping[int, Sequence[Named]]) -> MeetingHead:
