@@ -84,6 +84,7 @@ def person_of(conn: Connection, name: str, account_id: int | None, token_id: int
         if made.member_id is not None:
             members.add(made.member_id)
         here = made.made_by_account_id
+    own = here
     while here is not None and here not in accounts:
         a = s.accounts.c
         accounts.add(here)
@@ -93,5 +94,9 @@ def person_of(conn: Connection, name: str, account_id: int | None, token_id: int
         here = None if row.member_id is not None else row.made_by_account_id
     is_machine = account_id is None and token_id is None
     return Person(
-        frozenset(accounts), frozenset(tokens), frozenset(members), "" if is_machine else name
+        own,
+        frozenset(accounts),
+        frozenset(tokens),
+        frozenset(members),
+        "" if is_machine else name,
     )

@@ -65,7 +65,10 @@ class Times:
 class Person:
     """Who acts, as far as the hub can tell people apart: all that is known to be theirs."""
 
+    account: int | None = None
+    """With which they act, or made the token with which they act."""
     accounts: frozenset[int] = frozenset()
+    """That one, and whoever's it may have been: see `hub.auth.callers.person_of`."""
     tokens: frozenset[int] = frozenset()
     members: frozenset[int] = frozenset()
     name: str = ""
@@ -74,7 +77,8 @@ class Person:
     def is_same(self, other: "Person") -> bool:
         """Whether these are taken to be one: by account, token or member, or by name."""
         return bool(
-            self.accounts & other.accounts
+            self.account in other.accounts
+            or other.account in self.accounts
             or self.tokens & other.tokens
             or self.members & other.members
             or (self.name.strip() and self.name.strip() == other.name.strip())

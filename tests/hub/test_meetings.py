@@ -591,7 +591,7 @@ def test_whom_nobody_can_witness(town: Town) -> None:
         )
     with pytest.raises(NotFoundError):
         statements.witness(conn, town.secretary, MEETING, AFTER, member=QIAN)
-    himself = replace(town.secretary, member_id=town.world.ids["王"])
+    himself = town.caller("王书记", "甲", member="王")
     refused("member", lambda: statements.witness(conn, himself, MEETING, AFTER, member=WANG))
     refused(
         "", lambda: statements.witness(conn, town.secretary, MEETING, minutes(-31), member=WANG)
@@ -679,7 +679,7 @@ def test_members_ask_for_leave_from_meetings_that_expect_them(town: Town) -> Non
 
 def test_nobody_grants_their_own_leave(town: Town) -> None:
     conn = town.conn
-    wang = replace(town.secretary, member_id=town.world.ids["王"])
+    wang = town.caller("王书记", "甲", member="王")
     asked = statements.ask_leave(conn, wang, MEETING, WANG, LeaveReason.WORK, 0)
     refused("", lambda: statements.decide(conn, wang, asked, 0, granted=True))
     statements.decide(conn, town.top, asked, 0, granted=True)
@@ -715,6 +715,20 @@ def test_a_members_own_ask_is_not_granted_by_an_account_of_that_member(town: Tow
     assert town.verdicts() == {"王": "BACK_FILLED"}
 
 
+def test_two_secretaries_are_two_whoever_made_their_accounts(town: Town) -> None:
+    conn = town.conn
+    conn.execute(
+        update(s.accounts)
+        .where(s.accounts.c.id.in_([town.secretary.account_id, town.deputy.account_id]))
+        .values(made_by_account_id=town.top.account_id)
+    )
+    asked = statements.ask_back_fill(conn, town.secretary, MEETING, LI, "忘带卡", AFTER)
+    # Whoever made an account of nobody could have used it.
+    refused("", lambda: statements.decide(conn, town.top, asked, AFTER, granted=True))
+    statements.decide(conn, town.deputy, asked, AFTER, granted=True)
+    assert town.verdicts() == {"李": "BACK_FILLED"}
+
+
 def test_one_token_grants_not_what_it_asked_for(town: Town) -> None:
     conn = town.conn
     tokens = []
@@ -728,7 +742,7 @@ def test_one_token_grants_not_what_it_asked_for(town: Town) -> None:
             organisation_id=town.world.ids["甲"],
             created_ms=0,
         )
-        tokens.append(replace(town.secretary, account_id=None, token_id=token_id))
+        tokens.append(replace(town.secretary, name=name, account_id=None, token_id=token_id))
     asked = statements.ask_back_fill(conn, tokens[0], MEETING, LI, "忘带卡", AFTER)
     refused("", lambda: statements.decide(conn, tokens[0], asked, AFTER, granted=True))
     statements.decide(conn, tokens[1], asked, AFTER, granted=True)

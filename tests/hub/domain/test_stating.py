@@ -232,7 +232,9 @@ def test_a_back_fill_has_a_deadline_and_a_limit(late_ms: int, used: int, may: bo
 
 def person(account: int = 0, token: int = 0, member: int = 0, name: str = "") -> Person:
     accounts, tokens, members = ({each} - {0} for each in (account, token, member))
-    return Person(frozenset(accounts), frozenset(tokens), frozenset(members), name)
+    return Person(
+        next(iter(accounts), None), frozenset(accounts), frozenset(tokens), frozenset(members), name
+    )
 
 
 SECRETARY, DEPUTY = person(account=1, member=10), person(account=2, member=11)
