@@ -501,8 +501,6 @@ def _shown(row: Row[Any], zone: ZoneInfo) -> Words:
             return Words("您在会议“{title}”的记录", title=row.title)
         if area == "account":
             return Words("您的账号")
-        if area == "account":
-            return Words("您的账号")
         return Words("您的卡") if "card" in area or deed == "cards" else Words("您本人的记录")
     if row.title is not None:
         day = datetime.fromtimestamp(row.starts_ms / 1000, zone).date().isoformat()

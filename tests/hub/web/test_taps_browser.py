@@ -98,7 +98,7 @@ def test_from_the_list_to_the_meeting_without_javascript(site: Site) -> None:
         page.get_by_label("姓名、拼音或编号").fill("赵")
         page.get_by_role("button", name="查找").click()
         page.get_by_role("link", name="赵名").first.click()
-        page.get_by_role("button", name="登记为他的卡").click()
+        page.get_by_role("button", name="登记为本人的卡").click()
         page.get_by_text("已登记持卡人").wait_for()
         assert page.get_by_text("没有要核对的。").is_visible()
         page.goto(f"{url}/meetings/{MEETING}")
