@@ -98,7 +98,7 @@ def parts(context: BrowserContext, address: str) -> list[str]:
     page = context.new_page()
     page.goto(address)
     found = []
-    for selector in ("h1", "h2", "th", "label"):
+    for selector in ("h1", "h2", "thead th", "label"):
         found += [
             f"{selector}: {each}" for each in page.locator(f"main {selector}").all_inner_texts()
         ]
