@@ -335,8 +335,10 @@ class Device:
         return self.folder / "data"
 
     def act(self, *words: str) -> subprocess.Popen[str]:
+        # A shell's background job, and so perhaps these tests, ignores Ctrl-C: the command must not.
+        command = ["env", "--default-signal=INT", PROGRAM, "act", *words]
         return subprocess.Popen(
-            [PROGRAM, "act", *words, "--config", self.folder / "edge.toml"],
+            [*command, "--config", self.folder / "edge.toml"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
