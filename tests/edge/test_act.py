@@ -335,7 +335,7 @@ class Device:
         return self.folder / "data"
 
     def act(self, *words: str) -> subprocess.Popen[str]:
-        # A shell's background job, and so perhaps these tests, ignores Ctrl-C: the command must not.
+        # Whatever runs these tests in the background may have had Ctrl-C ignored.
         command = ["env", "--default-signal=INT", PROGRAM, "act", *words]
         return subprocess.Popen(
             [*command, "--config", self.folder / "edge.toml"],
