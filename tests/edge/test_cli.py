@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -148,9 +149,12 @@ def test_the_doctor_names_a_folder_that_is_a_file(cli: Cli) -> None:
 def test_another_user_is_told_so(cli: Cli) -> None:
     cli.journal()
     cli.data.chmod(0)
-    for folder in [cli.folder, *cli.folder.parents][:5]:
-        if folder.stat().st_uid == os.geteuid():
-            folder.chmod(0o755)
+    # Whatever ran before in this process may have left a strict umask.
+    cli.config.chmod(0o644)
+    for folder in (cli.folder, *cli.folder.parents):
+        if folder == Path(tempfile.gettempdir()):
+            break
+        folder.chmod(0o755)
     try:
         with ordinary_user():
             for command in COMMANDS[1:4]:
