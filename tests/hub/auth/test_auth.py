@@ -769,14 +769,17 @@ def test_a_first_run_that_will_not_do_makes_nothing(
 
 
 def test_of_two_first_runs_at_once_one_is_the_first(engine: Engine) -> None:
+    app = create_app(engine, zone=ZONE, clock=lambda: NOW, first_run_code="the code")
+    # FastAPI works out a route at its first request, and for that changes the warnings' filters,
+    # which all threads share: a warning is an error here.
+    assert Client(app, None).post("/first-run", data={}).status_code == 422
+
     def run(number: int) -> int:
         form = FIRST | {"login": f"admin{number}", "district_code": f"D{number}"}
-        return new_hub(engine).post("/first-run", data=form).status_code
+        return Client(app, None).post("/first-run", data=form).status_code
 
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(run, range(4)))
-    # How the others are told varies with where they met the first; that they made nothing does not.
-    assert answers.count(303) == 1, answers
+        assert sorted(pool.map(run, range(4))) == [303, 404, 404, 404]
     with reading(engine) as conn:
         assert len(conn.execute(select(s.accounts)).all()) == 1
         assert len(conn.execute(select(s.organisations)).all()) == 1
