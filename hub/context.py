@@ -79,6 +79,9 @@ def context(request: Request) -> Context:
     return found
 
 
+Hub = Annotated[Context, Depends(context)]
+"""How a route asks for the context."""
+
 _scheme = HTTPBearer(
     auto_error=False,
     scheme_name="token",

@@ -68,7 +68,7 @@ from hub.store.clocks import (
     samples_of,
     undated,
 )
-from hub.store.stated import organisations_of, stated_of
+from hub.store.stated import fits, organisations_of, stated_of
 from protocol.journal import KIND_ACTION, KIND_TAP
 from protocol.timekeeping import Dated, Sample
 
@@ -769,39 +769,48 @@ def _assigned_to(conn: Connection, keys: Sequence[TapKey]) -> set[int]:
 def _assigned_taps(
     conn: Connection, stated: Mapping[int, Stated], calendar: Calendar
 ) -> dict[int, dict[TapKey, AssignedTap]]:
-    """By meeting: the entries that were assigned to it. An undated one is its holder's then."""
-    keys = sorted({key for each in stated.values() for key in each.assigned})
-    r, e = s.readings.c, s.entries.c
-    rows = {
-        TapKey(row.epoch_id, row.seq): row
-        for part in chunks([(key.epoch_id, key.seq) for key in keys], 400)
+    """By meeting: the entries that were assigned to it, as far as what is known of them still fits.
+
+    An undated one is its holder's at the meeting's start.
+    """
+    r, e, d, m = s.readings.c, s.entries.c, s.declarations.c, s.meetings.c
+    ids = sorted(each for said in stated.values() for each in said.assigned.values())
+    rows = [
+        row
+        for part in chunks(ids)
         for row in conn.execute(
-            select(r.epoch_id, r.seq, r.at_ms, r.venue_id, r.member_id, e.credential_id)
+            select(
+                d.meeting_id,
+                r.epoch_id,
+                r.seq,
+                r.at_ms,
+                r.venue_id,
+                r.member_id,
+                e.credential_id,
+            )
+            .select_from(s.declarations)
+            .join(s.readings, and_(r.epoch_id == d.epoch_id, r.seq == d.seq))
             .join(s.entries, and_(e.epoch_id == r.epoch_id, e.seq == r.seq))
-            .where(tuple_(r.epoch_id, r.seq).in_(part))
+            .join(s.meetings, m.id == d.meeting_id)
+            .where(d.id.in_(part), fits())
         )
-    }
-    undated = [row.credential_id for row in rows.values() if row.at_ms is None]
+    ]
+    undated = (row.credential_id for row in rows if row.at_ms is None)
     holders = _holders(conn, (each for each in undated if each is not None))
     found: dict[int, dict[TapKey, AssignedTap]] = defaultdict(dict)
-    for meeting_id, said in stated.items():
-        starts_ms = calendar.meeting(meeting_id).starts_ms if said.assigned else 0
-        for key in said.assigned:
-            row = rows.get(key)
-            if row is None:
-                continue
-            member_id = row.member_id
-            if row.at_ms is None and row.credential_id is not None:
-                member_id = holders.at(row.credential_id, starts_ms)
-            if member_id is not None:
-                meeting = calendar.meeting(meeting_id)
-                is_there = row.venue_id in {None, meeting.venue_id}
-                if row.at_ms is not None and not (is_there and meeting.is_about(row.at_ms)):
-                    continue  # since it was assigned, more became known of it
-                counts = row.venue_id == meeting.venue_id and (
-                    row.at_ms is not None and meeting.is_open(row.at_ms)
-                )
-                found[meeting_id][key] = AssignedTap(member_id, row.at_ms, counts)
+    for row in rows:
+        meeting = calendar.meeting(row.meeting_id)
+        member_id = row.member_id
+        if row.at_ms is None and row.credential_id is not None:
+            member_id = holders.at(row.credential_id, meeting.starts_ms)
+        if member_id is not None:
+            counts = (
+                row.at_ms is not None
+                and row.venue_id == meeting.venue_id
+                and meeting.is_open(row.at_ms)
+            )
+            key = TapKey(row.epoch_id, row.seq)
+            found[row.meeting_id][key] = AssignedTap(member_id, row.at_ms, counts)
     return found
 
 

@@ -21,13 +21,14 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, insert, or_, select
 from hub import audit
 from hub.auth.callers import Caller, person_of
 from hub.derive import lock
-from hub.domain.declared import Declaration, standing
+from hub.domain.declared import standing
 from hub.domain.terms import DeclarationKind, Term
 from hub.domain.words import Words
 from hub.evidence import acts_of, concerns, is_assigned_tap_of
 from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.scope import NotFoundError, within
+from hub.store.stated import declaration_of
 from protocol.journal import Act
 
 MAX_REASON_CHARS: Final = 500
@@ -298,11 +299,7 @@ def objections(conn: Connection, condition: ColumnElement[bool]) -> list[Objecti
     answers = _about(conn, [row.id for row in rows])
     later = _about(conn, [each.id for each in answers])
     kept = {
-        each.id: each
-        for each in standing(
-            Declaration(row.id, DeclarationKind(row.kind), row.made_ms, row.member_id, row.about_id)
-            for row in [*rows, *answers, *later]
-        )
+        each.id: each for each in standing(declaration_of(row) for row in [*rows, *answers, *later])
     }
     decided: dict[int, Row[Any]] = {}
     for each in answers:

@@ -37,6 +37,7 @@ from hub.auth.rights import Right
 from hub.days import span_ms
 from hub.derive import lock, rederive_meetings
 from hub.domain import stating
+from hub.domain.attendance import DAY_MS
 from hub.domain.stating import ASKS, Person, Times
 from hub.domain.terms import DeclarationKind, LeaveReason, Verdict
 from hub.domain.words import Words
@@ -294,7 +295,6 @@ class WrongCodeError(MeetingError):
 
 
 _WRONG: Final = "declaration.wrong_code"
-DAY_MS: Final = 24 * 3600 * 1000
 
 
 # --- Who may ---------------------------------------------------------------------------------

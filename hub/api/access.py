@@ -13,18 +13,18 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 from sqlalchemy import Connection, Row
 
 from hub.api.answers import DONE, OF_ONE
-from hub.api.models import MAX_LIMIT, MAX_OFFSET, Period, Ref, Time, Told
+from hub.api.models import In, Out, Paged, Period, Ref, Time, Told
 from hub.audit import Look
 from hub.auth import grants
 from hub.auth.accounts import AccountError, prepare
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.auth.tokens import TokenError
-from hub.context import Context, api_right, context
+from hub.context import Context, Hub, api_right
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.domain.terms import Role
 from hub.store.engine import reading
@@ -32,7 +32,6 @@ from hub.store.log_query import Asked, acts, count_acts, count_looks, looks
 from hub.store.scope import find_organisation
 from hub.web.words import Language, speaking, t
 
-Hub = Annotated[Context, Depends(context)]
 Granting = Annotated[Caller, Depends(api_right(Right.ACCESS))]
 Reading = Annotated[Caller, Depends(api_right(Right.AUDIT))]
 
@@ -72,18 +71,7 @@ Moment = Annotated[
 Printable = Annotated[str, AfterValidator(_printable)]
 
 
-class _In(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Slice(_In):
-    """The query of lists."""
-
-    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="How many items at most.")
-    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many items to leave out.")
-
-
-class AccountsAsked(_Slice):
+class AccountsAsked(Paged):
     """The query of the list of accounts."""
 
     text: Printable = Field("", max_length=64, description="Part of login, name, organisation.")
@@ -91,7 +79,7 @@ class AccountsAsked(_Slice):
     state: Literal["active", "disabled", "all"] = "all"
 
 
-class SessionsAsked(_Slice):
+class SessionsAsked(Paged):
     """The query of the list of sessions."""
 
     account: UUID | None = Field(None, description="Of this account alone.")
@@ -105,7 +93,7 @@ class LogAsked(Period):
     area: str = Field("", pattern="^[a-z_]{0,32}$", description="How `what` begins: meeting.")
 
 
-class NewAccount(_In):
+class NewAccount(In):
     """An account to be made."""
 
     login: str = Field(min_length=1, max_length=64, examples=["wang"])
@@ -120,7 +108,7 @@ class NewAccount(_In):
     )
 
 
-class NewToken(_In):
+class NewToken(In):
     """A token to be made."""
 
     name: str = Field(min_length=1, max_length=64, examples=["statistics"])
@@ -132,18 +120,14 @@ class NewToken(_In):
 # --- Out ------------------------------------------------------------------------------------
 
 
-class _Out(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Called(_Out):
+class Called(Out):
     """What has a name."""
 
     public_id: str
     name: str
 
 
-class AccountOut(_Out):
+class AccountOut(Out):
     """An account: one role in one organisation and all below it."""
 
     public_id: str
@@ -158,14 +142,14 @@ class AccountOut(_Out):
     disabled_at: Time | None
 
 
-class GrantedOut(_Out):
+class GrantedOut(Out):
     """An account with its first password, told this once."""
 
     account: AccountOut
     first_password: str
 
 
-class SessionOut(_Out):
+class SessionOut(Out):
     """Where an account is signed in."""
 
     public_id: str
@@ -176,7 +160,7 @@ class SessionOut(_Out):
     expires_at: Time
 
 
-class TokenOut(_Out):
+class TokenOut(Out):
     """A token; itself it is not known any more."""
 
     public_id: str
@@ -189,14 +173,14 @@ class TokenOut(_Out):
     revoked_at: Time | None
 
 
-class NewTokenOut(_Out):
+class NewTokenOut(Out):
     """A new token, told this once."""
 
     token: TokenOut
     secret: str = Field(description="The bearer token.")
 
 
-class _Entry(_Out):
+class _Entry(Out):
     at: Time
     actor: str = Field(description="The name as it was then.")
     role: Role | None = Field(description="None: the hub's own machine.")
@@ -224,7 +208,7 @@ class LookOut(_Entry):
     to_at: Time | None
 
 
-class _List(_Out):
+class _List(Out):
     total: int = Field(description="How many items there are in all.")
     limit: int
     offset: int
@@ -260,7 +244,7 @@ class LookList(_List):
     items: list[LookOut]
 
 
-class GrantedList(_Out):
+class GrantedList(Out):
     """New accounts with their first passwords, told this once."""
 
     items: list[GrantedOut]
@@ -407,7 +391,7 @@ def end_session(caller: Granting, hub: Hub, session: UUID) -> None:
 
 
 @router.get("/tokens", responses=OF_ONE)
-def list_tokens(caller: Granting, hub: Hub, query: Annotated[_Slice, Query()]) -> TokenList:
+def list_tokens(caller: Granting, hub: Hub, query: Annotated[Paged, Query()]) -> TokenList:
     """The tokens of the sub-tree."""
     with reading(hub.engine) as conn:
         total = grants.count_tokens(conn, caller.organisation_id)

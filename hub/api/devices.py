@@ -7,25 +7,24 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy import Connection
 
 from hub import devices as service
 from hub import fleet
 from hub import venues as venue_service
 from hub.api.answers import DONE, LISTED, OF_ONE
-from hub.api.models import MAX_LIMIT, MAX_OFFSET, Ref, Time, Told, named
-from hub.api.taps import In, Moment, doing, ms
+from hub.api.models import In, Out, Paged, Ref, Time, Told, named
+from hub.api.taps import Moment, doing, ms
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, Joining, api_right, context
+from hub.context import Context, Hub, Joining, api_right
 from hub.devices import Added
 from hub.domain.terms import DeviceStatus
 from hub.store.engine import reading
 from hub.store.scope import find_device, find_venue
 from hub.venues import MAX_CODE_CHARS, MAX_NAME_CHARS
 
-Hub = Annotated[Context, Depends(context)]
 Looking = Annotated[Caller, Depends(api_right(Right.DEVICES_VIEW))]
 Changing = Annotated[Caller, Depends(api_right(Right.DEVICES))]
 
@@ -33,15 +32,6 @@ router = APIRouter(prefix="/api/v1", tags=["devices"])
 
 
 # --- In and out -----------------------------------------------------------------------------------
-
-
-class Paged(BaseModel):
-    """The query of a list."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="How many items at most.")
-    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many items to leave out.")
 
 
 class NewDevice(In):
@@ -76,25 +66,21 @@ class VenueChange(In):
     organisation: UUID
 
 
-class _Out(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class ReaderOut(_Out):
+class ReaderOut(Out):
     """A card reader, as the device names it."""
 
     name: str
     up: bool
 
 
-class ClockOut(_Out):
+class ClockOut(Out):
     """The device's clock, as of its newest statement."""
 
     trusted: bool
     offset_ms: int = Field(description="How far it is ahead of the hub's.")
 
 
-class PlacementOut(_Out):
+class PlacementOut(Out):
     """Where a device stood."""
 
     venue: str | None = Field(description="Null: at a venue outside of the sub-tree.")
@@ -102,7 +88,7 @@ class PlacementOut(_Out):
     valid_to: Time | None
 
 
-class DeviceStateOut(_Out):
+class DeviceStateOut(Out):
     """A device and how it is."""
 
     public_id: str
@@ -120,7 +106,7 @@ class DeviceStateOut(_Out):
     troubles: list[str] = Field(description="What is wrong, in Chinese, the gravest first.")
 
 
-class DeviceList(_Out):
+class DeviceList(Out):
     """Devices, by name."""
 
     total: int
@@ -130,14 +116,14 @@ class DeviceList(_Out):
     items: list[DeviceStateOut]
 
 
-class DeviceDetailOut(_Out):
+class DeviceDetailOut(Out):
     """A device and where it stood, the latest first."""
 
     device: DeviceStateOut
     placements: list[PlacementOut]
 
 
-class CodeOut(_Out):
+class CodeOut(Out):
     """A one-time code to enrol a device with."""
 
     device: str = Field(description="Its public id.")
@@ -146,7 +132,7 @@ class CodeOut(_Out):
     expires_at: Time
 
 
-class VenueOut(_Out):
+class VenueOut(Out):
     """A venue and how many devices stand there."""
 
     public_id: str
@@ -156,7 +142,7 @@ class VenueOut(_Out):
     devices: int
 
 
-class VenueList(_Out):
+class VenueList(Out):
     """Venues, by organisation and name."""
 
     total: int

@@ -5,14 +5,14 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from hub.api.models import Problem
+from hub.api.models import Out, Problem
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, api_right, context
+from hub.context import Context, Hub, api_right
 from hub.imports.files import read_file
 from hub.imports.jobs import BusyError, Desk, record
 from hub.imports.plan import Asked, Report, apply, plan
@@ -25,17 +25,12 @@ MAX_PROBLEMS: Final = 1000
 _LONGEST_NAME: Final = 200
 _RETRY_AFTER: Final = {"Retry-After": "30"}
 
-Hub = Annotated[Context, Depends(context)]
 Asking = Annotated[Caller, Depends(api_right(Right.PEOPLE))]
 
 router = APIRouter(prefix="/api/v1")
 
 
-class _Out(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class ImportProblemOut(_Out):
+class ImportProblemOut(Out):
     """What is wrong, and where."""
 
     row: int | None = Field(description="As a spreadsheet counts; null: the file as a whole.")
@@ -53,7 +48,7 @@ class ImportRefused(Problem):
     )
 
 
-class ImportOut(_Out):
+class ImportOut(Out):
     """What an import did, or with `dry_run` would do."""
 
     dry_run: bool

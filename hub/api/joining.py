@@ -4,52 +4,44 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from hub import joining
 from hub.api.answers import DONE, LISTED, OF_ONE
-from hub.api.models import MAX_LIMIT, MAX_OFFSET, Ref, Time, Told
+from hub.api.models import MAX_LIMIT, In, Out, Paged, Ref, Time, Told
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, api_right, context
+from hub.context import Hub, api_right
 from hub.domain.terms import MeetingKind
 from hub.store.engine import reading
 from hub.store.queries import Named
 from hub.store.scope import find_meeting
 
-Hub = Annotated[Context, Depends(context)]
 Keeping = Annotated[Caller, Depends(api_right(Right.MEETINGS))]
 
 router = APIRouter(prefix="/api/v1", tags=["meetings"])
 
 
-class Paged(BaseModel):
-    """Which part of a list."""
+class Invited(Paged):
+    """Which part of the list of invitations."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    limit: int = Field(50, ge=1, le=MAX_LIMIT)
-    offset: int = Field(0, ge=0, le=MAX_OFFSET)
+    limit: int = Field(50, ge=1, le=MAX_LIMIT, description="How many items at most.")
 
 
-class _Out(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class PartnerOut(_Out):
+class PartnerOut(Out):
     """An organisation, other than the host, that takes part or is asked to."""
 
     organisation: Ref
     agreed: bool = Field(description="False: it is asked to, and takes no part yet.")
 
 
-class PartnerList(_Out):
+class PartnerList(Out):
     """All of them, by code."""
 
     items: list[PartnerOut]
 
 
-class InvitationOut(_Out):
+class InvitationOut(Out):
     """A meeting that an organisation of the sub-tree is asked to take part in."""
 
     meeting: str = Field(description="Its public id; the meeting is not to be read before a yes.")
@@ -62,7 +54,7 @@ class InvitationOut(_Out):
     organisation: Ref = Field(description="Which is asked.")
 
 
-class InvitationList(_Out):
+class InvitationList(Out):
     """What the sub-tree has not answered, by start."""
 
     total: int = Field(description="How many items there are in all.")
@@ -72,10 +64,8 @@ class InvitationList(_Out):
     items: list[InvitationOut]
 
 
-class Answer(BaseModel):
+class Answer(In):
     """Yes or no."""
-
-    model_config = ConfigDict(extra="forbid")
 
     agreed: bool
 
@@ -103,7 +93,9 @@ def answer(caller: Keeping, hub: Hub, meeting: UUID, organisation: UUID, said: A
 
 
 @router.get("/invitations", responses=LISTED)
-def list_invitations(caller: Keeping, hub: Hub, query: Annotated[Paged, Query()]) -> InvitationList:
+def list_invitations(
+    caller: Keeping, hub: Hub, query: Annotated[Invited, Query()]
+) -> InvitationList:
     """Meetings of others that the sub-tree's organisations are asked to take part in."""
     now_ms, scope, told = hub.clock(), caller.organisation_id, Told(hub.zone)
     with reading(hub.engine) as conn:

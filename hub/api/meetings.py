@@ -12,16 +12,16 @@ from typing import Annotated, Any, Final, Literal, assert_never
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator, WithJsonSchema
 from sqlalchemy import Connection, Row, select
 
 from hub import audit, meetings, statements
 from hub.api.answers import DONE, LISTED, OF_ONE
-from hub.api.models import MAX_LIMIT, MAX_OFFSET, MeetingOut, Time, Told
+from hub.api.models import In, MeetingOut, Out, Paged, Time, Told
 from hub.audit import Look, look_at_statements
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, api_right, context
+from hub.context import Context, Hub, api_right
 from hub.domain.stating import MAX_HEAD_COUNT
 from hub.domain.terms import DeclarationKind, LeaveReason, MeetingKind
 from hub.meetings import (
@@ -41,7 +41,6 @@ from hub.store.scope import NotFoundError, find_meeting
 from hub.store.statement_query import Statement, concerns, open_asks, statement, statements_of
 from hub.web.words import Language, speaking, t
 
-Hub = Annotated[Context, Depends(context)]
 Keeping = Annotated[Caller, Depends(api_right(Right.MEETINGS))]
 Asking = Annotated[Caller, Depends(api_right(Right.VIEW))]
 
@@ -81,10 +80,6 @@ Moment = Annotated[
 ]
 
 
-class _In(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
 Kind = Annotated[MeetingKind, Field(description="Must suit the organisation's level.")]
 Title = Annotated[str, Field(min_length=1, max_length=MAX_TITLE_CHARS)]
 Venue = Annotated[
@@ -103,7 +98,7 @@ Grace = Annotated[
 Reason = Annotated[str, Field(min_length=1, max_length=MAX_REASON_CHARS)]
 
 
-class NewMeeting(_In):
+class NewMeeting(In):
     """A meeting to be made. Its code is generated; check-in opens as the policy says."""
 
     organisation: UUID
@@ -116,7 +111,7 @@ class NewMeeting(_In):
     grace_minutes: Grace | None = None
 
 
-class MeetingChange(_In):
+class MeetingChange(In):
     """What of a meeting is to be otherwise; what is left out stays."""
 
     kind: Kind | None = None
@@ -128,13 +123,13 @@ class MeetingChange(_In):
     grace_minutes: Grace | None = None
 
 
-class Why(_In):
+class Why(In):
     """Why a meeting is called off, or taken up again."""
 
     reason: Reason
 
 
-class Partners(_In):
+class Partners(In):
     """All that take part beside the meeting's own organisation."""
 
     codes: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
@@ -142,20 +137,20 @@ class Partners(_In):
     )
 
 
-class Held(_In):
+class Held(In):
     """It took place, or it did not."""
 
     kind: Literal["HELD", "NOT_HELD"]
 
 
-class HeadCount(_In):
+class HeadCount(In):
     """清点人数"""
 
     kind: Literal["HEAD_COUNT"]
     number: int = Field(ge=0, le=MAX_HEAD_COUNT, strict=True)
 
 
-class Witnessed(_In):
+class Witnessed(In):
     """现场证明: a member is there."""
 
     kind: Literal["WITNESSED"]
@@ -165,7 +160,7 @@ class Witnessed(_In):
     code: str = Field("", max_length=64, description="A member's code, wherever they belong.")
 
 
-class Sheet(_In):
+class Sheet(In):
     """纸质签到: these signed. Adds to what was entered before."""
 
     kind: Literal["SHEET"]
@@ -175,13 +170,13 @@ class Sheet(_In):
     )
 
 
-class SheetComplete(_In):
+class SheetComplete(In):
     """纸质签到表完整: the signed sheet was entered whole."""
 
     kind: Literal["SHEET_COMPLETE"]
 
 
-class LeaveAsked(_In):
+class LeaveAsked(In):
     """请假"""
 
     kind: Literal["LEAVE_ASKED"]
@@ -189,7 +184,7 @@ class LeaveAsked(_In):
     reason: LeaveReason = Field(description="The class; nothing else is kept.")
 
 
-class BackFillAsked(_In):
+class BackFillAsked(In):
     """补签; another person decides."""
 
     kind: Literal["BACK_FILL_ASKED"]
@@ -203,29 +198,13 @@ Stating = Annotated[
 ]
 
 
-class Decision(_In):
+class Decision(In):
     """The answer to what was asked for."""
 
     granted: bool = Field(strict=True)
 
 
-class Paged(BaseModel):
-    """The query of a list."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="How many items at most.")
-    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many items to leave out.")
-
-
-# --- Out ------------------------------------------------------------------------------------
-
-
-class _Out(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class OfMeeting(_Out):
+class OfMeeting(Out):
     """The meeting of which something is stated."""
 
     public_id: str
@@ -235,7 +214,7 @@ class OfMeeting(_Out):
     ends_at: Time
 
 
-class WhomOut(_Out):
+class WhomOut(Out):
     """The member of whom something is stated; all null: of another sub-tree."""
 
     public_id: str | None
@@ -243,7 +222,7 @@ class WhomOut(_Out):
     name: str | None
 
 
-class DeclarationOut(_Out):
+class DeclarationOut(Out):
     """A statement, and what became of it."""
 
     public_id: str
@@ -266,13 +245,13 @@ class DeclarationOut(_Out):
     )
 
 
-class Declarations(_Out):
+class Declarations(Out):
     """Statements."""
 
     items: list[DeclarationOut]
 
 
-class AskList(_Out):
+class AskList(Out):
     """What waits to be decided, the oldest first."""
 
     total: int = Field(description="How many items there are in all.")

@@ -57,10 +57,23 @@ def _day(value: Any) -> Any:
 Day = Annotated[date, PlainValidator(_day), WithJsonSchema(_DAY_SCHEMA)]
 
 
-class Period(BaseModel):
+class In(BaseModel):
+    """A query or a body: what is not known of it is refused by name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Paged(In):
+    """The query of a list."""
+
+    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="How many items at most.")
+    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many items to leave out.")
+
+
+class Period(Paged):
     """The query of everything that is asked for by days."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     first: Day | None = Field(
         None,
@@ -72,8 +85,6 @@ class Period(BaseModel):
         alias="to",
         description=f"Last day, local; by default {AHEAD_DAYS} days ahead, or `from` if later.",
     )
-    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="How many items at most.")
-    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many items to leave out.")
 
     @model_validator(mode="after")
     def _is_in_order(self) -> Self:
@@ -143,29 +154,31 @@ Time = Annotated[
 ]
 
 
-class _Out(BaseModel):
+class Out(BaseModel):
+    """Part of an answer."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class Problem(_Out):
+class Problem(Out):
     """Why a request was not answered."""
 
     detail: str = Field(description="In words; a bad input is named.")
 
 
-class Healthy(_Out):
+class Healthy(Out):
     """The hub works."""
 
     status: str = Field("ok", examples=["ok"])
 
 
-class EnrolmentAnswer(_Out):
+class EnrolmentAnswer(Out):
     """The hub's answer to an edge."""
 
     answer: str = Field(description="The signed enrolment (COSE_Sign1), base64url, no padding.")
 
 
-class Ref(_Out):
+class Ref(Out):
     """An organisation or a venue."""
 
     public_id: str
@@ -173,7 +186,7 @@ class Ref(_Out):
     name: str
 
 
-class MeetingOut(_Out):
+class MeetingOut(Out):
     """What a meeting is."""
 
     public_id: str
@@ -192,7 +205,7 @@ class MeetingOut(_Out):
     cancelled: bool
 
 
-class CountsOut(_Out):
+class CountsOut(Out):
     """The figures of a meeting, or sums of them (人次)."""
 
     expected: int = Field(description="应到")
@@ -204,14 +217,14 @@ class CountsOut(_Out):
     guests: int = Field(description="列席: not among the expected.")
 
 
-class MeetingItem(_Out):
+class MeetingItem(Out):
     """A meeting in a list."""
 
     meeting: MeetingOut
     counts: CountsOut
 
 
-class _Page(_Out):
+class _Page(Out):
     total: int = Field(description="How many items there are in all.")
     limit: int
     offset: int
@@ -224,7 +237,7 @@ class MeetingList(_Page):
     items: list[MeetingItem]
 
 
-class PersonOut(_Out):
+class PersonOut(Out):
     """A member; of a guest from outside of the token's sub-tree only the branch is told."""
 
     public_id: str | None
@@ -233,7 +246,7 @@ class PersonOut(_Out):
     branch: str | None
 
 
-class PersonItem(_Out):
+class PersonItem(Out):
     """One person of a meeting."""
 
     person: PersonOut
@@ -243,7 +256,7 @@ class PersonItem(_Out):
     evidence: Evidence | None = Field(description="By what it is shown; null: nothing is known.")
 
 
-class DeviceOut(_Out):
+class DeviceOut(Out):
     """A device that covers the meeting, and how complete its record is."""
 
     public_id: str
@@ -254,7 +267,7 @@ class DeviceOut(_Out):
     words: str = Field(description="The same in Chinese.")
 
 
-class MeetingAttendanceOut(_Out):
+class MeetingAttendanceOut(Out):
     """A meeting with everybody it concerns."""
 
     meeting: MeetingOut
@@ -281,7 +294,7 @@ class OrganisationAttendanceOut(_Page):
     items: list[MeetingItem]
 
 
-class MemberItem(_Out):
+class MemberItem(Out):
     """A member at one meeting."""
 
     meeting: MeetingOut
@@ -298,7 +311,7 @@ class MemberAttendanceOut(_Page):
     items: list[MemberItem]
 
 
-class AttendanceItem(_Out):
+class AttendanceItem(Out):
     """One member at one meeting."""
 
     meeting: Ref = Field(description="`name` is its title.")
@@ -314,14 +327,14 @@ class AttendanceItem(_Out):
     evidence: Evidence | None
 
 
-class SumOut(_Out):
+class SumOut(Out):
     """How often, and how many different people."""
 
     times: int = Field(description="人次")
     people: int = Field(description="人")
 
 
-class SumsOut(_Out):
+class SumsOut(Out):
     """Sums over all that fits, not over a page."""
 
     all: SumOut
@@ -338,7 +351,7 @@ class AttendanceList(_Page):
     items: list[AttendanceItem]
 
 
-class MemberFound(_Out):
+class MemberFound(Out):
     """A member in a list."""
 
     public_id: str

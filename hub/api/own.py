@@ -17,11 +17,11 @@ from sqlalchemy import Connection, select
 from hub import objections as service
 from hub import own, statements
 from hub.api.answers import DONE, LISTED, OF_ONE
-from hub.api.models import MeetingOut, Period, PersonOut, Ref, Time, Told, named, person
+from hub.api.models import MeetingOut, Out, Period, PersonOut, Ref, Time, Told, named, person
 from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, api_right, context
+from hub.context import Context, Hub, api_right
 from hub.days import span_ms
 from hub.domain.terms import (
     Body,
@@ -46,7 +46,6 @@ from hub.web.words import Language, speaking, t
 ALL_TIME: Final = (0, 7_289_568_000_000)
 """The period of everything: 1970 to 2200."""
 
-Hub = Annotated[Context, Depends(context)]
 Own = Annotated[Caller, Depends(api_right(Right.OWN))]
 Deciding = Annotated[Caller, Depends(api_right(Right.MEETINGS))]
 
@@ -58,10 +57,6 @@ router = APIRouter(prefix="/api/v1")
 
 class _In(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Out(BaseModel):
-    model_config = ConfigDict(frozen=True)
 
 
 class ObjectionRequest(_In):
@@ -91,7 +86,7 @@ class DecisionRequest(_In):
     )
 
 
-class PlaceOut(_Out):
+class PlaceOut(Out):
     """A place in an organisation or its committee."""
 
     organisation: Ref
@@ -101,7 +96,7 @@ class PlaceOut(_Out):
     valid_to: Time | None
 
 
-class OfficeOut(_Out):
+class OfficeOut(Out):
     """An office."""
 
     organisation: Ref
@@ -110,7 +105,7 @@ class OfficeOut(_Out):
     valid_to: Time | None
 
 
-class CardOut(_Out):
+class CardOut(Out):
     """A card that is or was the member's."""
 
     numbers: list[str] = Field(description="The last four characters of each of its numbers.")
@@ -119,7 +114,7 @@ class CardOut(_Out):
     valid_to: Time | None
 
 
-class MeOut(_Out):
+class MeOut(Out):
     """Who the member is to the hub."""
 
     public_id: str
@@ -130,7 +125,7 @@ class MeOut(_Out):
     cards: list[CardOut]
 
 
-class SourceOut(_Out):
+class SourceOut(Out):
     """How an entry was recorded."""
 
     evidence: Evidence
@@ -145,7 +140,7 @@ class SourceOut(_Out):
     asked_at: Time | None
 
 
-class ObjectionOut(_Out):
+class ObjectionOut(Out):
     """An objection and what became of it."""
 
     public_id: str
@@ -158,7 +153,7 @@ class ObjectionOut(_Out):
     decision: str = Field(description="Why; empty while it is not decided.")
 
 
-class MineOut(_Out):
+class MineOut(Out):
     """The member at one meeting."""
 
     meeting: MeetingOut
@@ -168,7 +163,7 @@ class MineOut(_Out):
     objection: ObjectionOut | None = Field(description="The last one that stands.")
 
 
-class MyMeetings(_Out):
+class MyMeetings(Out):
     """The member's meetings in a period, the latest first."""
 
     total: int
@@ -178,7 +173,7 @@ class MyMeetings(_Out):
     items: list[MineOut]
 
 
-class TapOut(_Out):
+class TapOut(Out):
     """A tap of the member's."""
 
     at: Time | None
@@ -191,7 +186,7 @@ class TapOut(_Out):
     decides: bool
 
 
-class SaidOut(_Out):
+class SaidOut(Out):
     """Something that was stated of the member."""
 
     kind: DeclarationKind
@@ -204,7 +199,7 @@ class SaidOut(_Out):
     withdrawn_by: str | None
 
 
-class FactsOut(_Out):
+class FactsOut(Out):
     """All taps and statements of the member at a meeting."""
 
     is_expected: bool
@@ -212,7 +207,7 @@ class FactsOut(_Out):
     said: list[SaidOut]
 
 
-class EntryOut(_Out):
+class EntryOut(Out):
     """The member at one meeting, with everything that it rests on."""
 
     meeting: MeetingOut
@@ -226,7 +221,7 @@ class EntryOut(_Out):
     as_of: Time
 
 
-class AskOut(_Out):
+class AskOut(Out):
     """Leave or 补签 that was asked for."""
 
     public_id: str
@@ -242,13 +237,13 @@ class AskOut(_Out):
     is_withdrawn: bool
 
 
-class Asks(_Out):
+class Asks(Out):
     """All that was asked for the member, the latest first."""
 
     items: list[AskOut]
 
 
-class LookedOut(_Out):
+class LookedOut(Out):
     """The same look by the same person on one day."""
 
     day: str
@@ -264,7 +259,7 @@ class LookedOut(_Out):
     times: int
 
 
-class Accesses(_Out):
+class Accesses(Out):
     """Who was shown data of the member, the latest first."""
 
     total: int
@@ -273,7 +268,7 @@ class Accesses(_Out):
     items: list[LookedOut]
 
 
-class WholeEntry(_Out):
+class WholeEntry(Out):
     """One meeting of the whole file."""
 
     meeting: MeetingOut
@@ -283,7 +278,7 @@ class WholeEntry(_Out):
     facts: FactsOut
 
 
-class WholeFile(_Out):
+class WholeFile(Out):
     """Everything that the hub holds of the member."""
 
     as_of: Time
@@ -294,13 +289,13 @@ class WholeFile(_Out):
     accesses: list[LookedOut]
 
 
-class CreatedOut(_Out):
+class CreatedOut(Out):
     """What was stated."""
 
     public_id: str
 
 
-class OpenObjection(_Out):
+class OpenObjection(Out):
     """An objection that waits, for whoever decides."""
 
     objection: ObjectionOut
@@ -309,13 +304,13 @@ class OpenObjection(_Out):
     why_not: str | None = Field(description="Why the caller may not decide it.")
 
 
-class OpenObjections(_Out):
+class OpenObjections(Out):
     """Those that wait at meetings of the sub-tree, the oldest first."""
 
     items: list[OpenObjection]
 
 
-class ObjectionFile(_Out):
+class ObjectionFile(Out):
     """An objection with the evidence beside it."""
 
     objection: ObjectionOut

@@ -5,15 +5,14 @@ from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from hub.api.answers import OF_ONE
 from hub.api.models import (
-    MAX_LIMIT,
-    MAX_OFFSET,
     AttendanceList,
     MemberFound,
     MemberList,
+    Paged,
     Period,
     Told,
     sums,
@@ -21,7 +20,7 @@ from hub.api.models import (
 from hub.audit import Look, look_at
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, api_right, context
+from hub.context import Hub, api_right
 from hub.days import span_ms
 from hub.domain.terms import MeetingKind, Verdict
 from hub.store import attendance_query as store
@@ -30,7 +29,6 @@ from hub.store.scope import find_organisation
 
 LONGEST_NAME: Final = 100
 
-Hub = Annotated[Context, Depends(context)]
 Asking = Annotated[Caller, Depends(api_right(Right.VIEW))]
 Subtree = Annotated[
     UUID | None,
@@ -58,15 +56,11 @@ class Conditions(Period):
     verdict: Verdict | None = None
 
 
-class Search(BaseModel):
+class Search(Paged):
     """The query of members."""
-
-    model_config = ConfigDict(extra="forbid")
 
     search: Name = ""
     organisation: Subtree = None
-    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="How many items at most.")
-    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many items to leave out.")
 
 
 @router.get("/attendance", tags=["attendance"], responses=OF_ONE)

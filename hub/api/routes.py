@@ -29,7 +29,7 @@ from hub.api.models import (
 from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, api_right, bearer, context
+from hub.context import Context, Hub, api_right, bearer
 from hub.days import MAX_DAYS, is_too_long, span_ms
 from hub.devices import EnrolmentRefusedError
 from hub.store import queries
@@ -46,7 +46,6 @@ of milliseconds. Lists take `limit` and `offset` and tell the `total`. A failure
 """
 
 T = TypeVar("T")
-Hub = Annotated[Context, Depends(context)]
 Asking = Annotated[Caller, Depends(api_right(Right.VIEW))]
 
 

@@ -10,17 +10,17 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator, WithJsonSchema
 from sqlalchemy import Connection
 
 from hub import cards, taps
 from hub.api.answers import DONE, OF_ONE
-from hub.api.models import Period, PersonOut, Ref, Time, Told, named, person
+from hub.api.models import In, Out, Period, PersonOut, Ref, Time, Told, named, person
 from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.cards import MAX_CARD_CODE_CHARS, HeldCard
-from hub.context import Context, api_right, context
+from hub.context import Context, Hub, api_right
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.devices import DeviceError
 from hub.domain.terms import CardStatus, Outcome
@@ -30,7 +30,6 @@ from hub.taps import Asked, Choice, FoundTap, Line, TapError
 from hub.venues import VenueError
 from hub.web.words import Language, speaking, t
 
-Hub = Annotated[Context, Depends(context)]
 Asking = Annotated[Caller, Depends(api_right(Right.TAPS))]
 
 router = APIRouter(prefix="/api/v1", tags=["taps"])
@@ -59,12 +58,6 @@ Moment = Annotated[
     ),
 ]
 """A time that is given: RFC 3339, of a day that the hub knows."""
-
-
-class In(BaseModel):
-    """A body: what is not known of it is refused by name."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class Waits(Period):
@@ -110,11 +103,7 @@ class AtRequest(In):
 # --- Out ----------------------------------------------------------------------------------------
 
 
-class _Out(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class WaitingTapOut(_Out):
+class WaitingTapOut(Out):
     """One tap, or all taps of one unknown card at one venue."""
 
     tap: str = Field(description="The name of the tap; of several, of the first.")
@@ -132,7 +121,7 @@ class WaitingTapOut(_Out):
     )
 
 
-class WaitingCounts(_Out):
+class WaitingCounts(Out):
     """How many items there are of each outcome."""
 
     UNMATCHED: int
@@ -140,7 +129,7 @@ class WaitingCounts(_Out):
     UNDATED: int
 
 
-class TapList(_Out):
+class TapList(Out):
     """What waits, the newest first."""
 
     total: int
@@ -151,7 +140,7 @@ class TapList(_Out):
     items: list[WaitingTapOut]
 
 
-class ChoiceOut(_Out):
+class ChoiceOut(Out):
     """A meeting that the tap may be assigned to."""
 
     meeting: str
@@ -162,7 +151,7 @@ class ChoiceOut(_Out):
     assigned: bool
 
 
-class TapDetailOut(_Out):
+class TapDetailOut(Out):
     """A tap, and what may be said of it."""
 
     tap: WaitingTapOut
@@ -172,7 +161,7 @@ class TapDetailOut(_Out):
     )
 
 
-class CardOut(_Out):
+class CardOut(Out):
     """A card that a member holds or held."""
 
     public_id: str
@@ -184,7 +173,7 @@ class CardOut(_Out):
     is_last: bool = Field(description="Nobody has held it since.")
 
 
-class CardList(_Out):
+class CardList(Out):
     """A member's cards, the newest first."""
 
     member: PersonOut

@@ -78,10 +78,6 @@ class Meeting:
         """Whether a tap at `at_ms` falls into the check-in window, both ends included."""
         return self.opens_ms <= at_ms <= self.ends_ms
 
-    def is_about(self, at_ms: int) -> bool:
-        """Whether a tap at `at_ms` may be said to belong to it by a person: within a day of it."""
-        return self.opens_ms - DAY_MS <= at_ms <= self.ends_ms + DAY_MS
-
     def is_late(self, at_ms: int) -> bool:
         """Whether a member who came at `at_ms` came after the start and the grace."""
         return at_ms > self.starts_ms + self.grace_minutes * MINUTE_MS

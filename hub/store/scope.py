@@ -10,7 +10,7 @@ import uuid
 from enum import Enum
 from typing import Any, Final, Literal
 
-from sqlalchemy import CTE, ColumnElement, Connection, Row, Select, Table, literal, or_, select
+from sqlalchemy import CTE, ColumnElement, Connection, Row, Select, literal, or_, select
 
 from hub.store import schema as s
 
@@ -180,30 +180,6 @@ def find_card(conn: Connection, scope: Scope, public_id: uuid.UUID, at_ms: int) 
         select(s.cards)
         .select_from(s.cards.join(s.members, s.members.c.id == last))
         .where(s.cards.c.public_id == public_id, belongs(scope, at_ms)),
-    )
-
-
-def find_declaration(
-    conn: Connection, scope: Scope, public_id: uuid.UUID, *, to_change: bool = False
-) -> Row[Any]:
-    """A declaration of a meeting of the scope, see `find_meeting`. Raises NotFoundError."""
-    d, m = s.declarations.c, s.meetings.c
-    may = within(scope, m.organisation_id) if to_change else takes_part(scope)
-    return _one(
-        conn,
-        select(s.declarations)
-        .join(s.meetings, m.id == d.meeting_id)
-        .where(d.public_id == public_id, may),
-    )
-
-
-def find_by_organisation(
-    conn: Connection, scope: Scope, table: Table, public_id: uuid.UUID
-) -> Row[Any]:
-    """A row of a table that has `public_id` and `organisation_id`. Raises NotFoundError."""
-    return _one(
-        conn,
-        select(table).where(table.c.public_id == public_id, within(scope, table.c.organisation_id)),
     )
 
 

@@ -49,17 +49,7 @@ def stated_of(conn: Connection, meeting_ids: Sequence[int]) -> dict[int, Stated]
     d = s.declarations.c
     for part in chunks(meeting_ids):
         for row in conn.execute(select(s.declarations).where(d.meeting_id.in_(part))):
-            said[row.meeting_id].append(
-                Declaration(
-                    row.id,
-                    DeclarationKind(row.kind),
-                    row.made_ms,
-                    row.member_id,
-                    row.about_id,
-                    row.number,
-                    None if row.epoch_id is None else TapKey(row.epoch_id, row.seq),
-                )
-            )
+            said[row.meeting_id].append(declaration_of(row))
     overtaken = _assigned_elsewhere(conn, [each for several in said.values() for each in several])
     done = _actions_at(conn, meeting_ids)
     return {
@@ -68,6 +58,19 @@ def stated_of(conn: Connection, meeting_ids: Sequence[int]) -> dict[int, Stated]
         )
         for meeting_id in meeting_ids
     }
+
+
+def declaration_of(row: Row[Any]) -> Declaration:
+    """The declaration in a row of the table."""
+    return Declaration(
+        row.id,
+        DeclarationKind(row.kind),
+        row.made_ms,
+        row.member_id,
+        row.about_id,
+        row.number,
+        None if row.epoch_id is None else TapKey(row.epoch_id, row.seq),
+    )
 
 
 def _assigned_elsewhere(conn: Connection, said: Iterable[Declaration]) -> set[int]:

@@ -35,7 +35,7 @@ from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.expected import IS_EXPECTED, holds
 from hub.store.scope import Scope, is_within, within
-from hub.store.stated import speaks
+from hub.store.stated import declaration_of, speaks
 from protocol.credential import MEMBER_SCHEME
 from protocol.journal import Act
 
@@ -161,7 +161,7 @@ def statements_of(conn: Connection, caller: Caller, meeting: Row[Any]) -> tuple[
     ours = _decided_by(conn, caller, [row.id for row in rows])
     # To others' branches a joint meeting tells of their own people and of itself.
     shown = [row for row in rows if is_host or row.member_id is None or row.member_id in named]
-    stands = {each.id for each in standing(_declaration(row) for row in rows)}
+    stands = {each.id for each in standing(declaration_of(row) for row in rows)}
     return tuple(_statement(row, rows, stands, named, ours, is_host=is_host) for row in shown)
 
 
@@ -268,14 +268,7 @@ def standing_of(conn: Connection, meeting_id: int) -> list[Declaration]:
     """What was declared of a meeting and not withdrawn, in order."""
     d = s.declarations.c
     return standing(
-        Declaration(
-            row.id,
-            DeclarationKind(row.kind),
-            row.made_ms,
-            row.member_id,
-            row.about_id,
-            row.number,
-        )
+        declaration_of(row)
         for row in conn.execute(select(s.declarations).where(d.meeting_id == meeting_id))
     )
 
@@ -474,7 +467,3 @@ def _statement(
         ),
         may_decide=kind in ASKS and row.id in stands and not answers and is_theirs,
     )
-
-
-def _declaration(row: Row[Any]) -> Declaration:
-    return Declaration(row.id, DeclarationKind(row.kind), row.made_ms, row.member_id, row.about_id)

@@ -8,7 +8,7 @@ import hmac
 import re
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
+from fastapi import APIRouter, Form, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 from sqlalchemy import Connection, insert, select
 
@@ -27,7 +27,7 @@ from hub.auth.accounts import (
     sign_in,
 )
 from hub.auth.sessions import COOKIE, SESSION_MS, begin_session, end_session
-from hub.context import Context, NotSignedInError, context, session
+from hub.context import Context, Hub, NotSignedInError, session
 from hub.domain.terms import OrgKind, Role
 from hub.domain.words import Words
 from hub.store import schema as s
@@ -35,7 +35,6 @@ from hub.store.engine import reading
 from hub.web.pages import page
 from hub.web.visit import done
 
-Hub = Annotated[Context, Depends(context)]
 Text = Annotated[str, Form()]
 
 router = APIRouter(include_in_schema=False)

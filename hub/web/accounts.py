@@ -22,7 +22,7 @@ from hub.auth.callers import Caller
 from hub.auth.grants import Asked, Granted
 from hub.auth.rights import Right
 from hub.auth.tokens import TokenError, TokenInfo, list_tokens
-from hub.context import Context, context, page_right, session, signed_in
+from hub.context import Context, Hub, page_right, session, signed_in
 from hub.days import day_from, span_ms
 from hub.domain.terms import Role
 from hub.domain.words import Words
@@ -47,7 +47,6 @@ ROLES: Final[Mapping[Role, Words]] = {
 }
 """What each role may do, in the order in which a form offers them."""
 
-Hub = Annotated[Context, Depends(context)]
 Granting = Annotated[Caller, Depends(page_right(Right.ACCESS))]
 Own = Annotated[Caller, Depends(page_right(Right.OWN))]
 Anybody = Annotated[Caller, Depends(signed_in)]

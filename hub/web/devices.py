@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from hub import fleet, venues
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, context, page_right
+from hub.context import Context, Hub, page_right
 from hub.days import moment_from
 from hub.devices import Added, DeviceError, add_device, new_code, place
 from hub.domain.attendance import moment as near
@@ -33,7 +33,6 @@ from hub.web.view import Chip
 from hub.web.visit import done
 from hub.web.words import t
 
-Hub = Annotated[Context, Depends(context)]
 Looking = Annotated[Caller, Depends(page_right(Right.DEVICES_VIEW))]
 Changing = Annotated[Caller, Depends(page_right(Right.DEVICES))]
 Text = Annotated[str, Form()]

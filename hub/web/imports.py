@@ -17,7 +17,7 @@ from starlette.datastructures import UploadFile
 
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, context, page_right
+from hub.context import page_right
 from hub.domain.words import Words
 from hub.exports import FileFormat, download
 from hub.imports.jobs import WORKING, BusyError, Desk, Job, Stage
@@ -35,7 +35,6 @@ SHOWN_PROBLEMS: Final = 100
 _SAMPLE_ROWS: Final = 3
 _LONGEST_NAME: Final = 200
 
-Hub = Annotated[Context, Depends(context)]
 Asking = Annotated[Caller, Depends(page_right(Right.PEOPLE))]
 
 router = APIRouter(include_in_schema=False)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from hub import joining
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, context, page_right
+from hub.context import Context, Hub, page_right
 from hub.store.scope import NotFoundError
 from hub.web.visit import done
 from hub.web.words import day_words, t
@@ -21,7 +21,6 @@ from hub.web.words import day_words, t
 MOST: Final = 50
 """So many are shown at once; the others follow when these are answered."""
 
-Hub = Annotated[Context, Depends(context)]
 Keeping = Annotated[Caller, Depends(page_right(Right.MEETINGS))]
 
 router = APIRouter(include_in_schema=False)

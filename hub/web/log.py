@@ -13,7 +13,7 @@ from sqlalchemy import Row
 from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, context, page_right
+from hub.context import Context, Hub, page_right
 from hub.days import day_from, span_ms
 from hub.domain.terms import Role
 from hub.store.engine import reading
@@ -26,7 +26,6 @@ from hub.web.words import t
 BACK_DAYS: Final = 30
 PAGE_LINES: Final = 50
 
-Hub = Annotated[Context, Depends(context)]
 Reading = Annotated[Caller, Depends(page_right(Right.AUDIT))]
 
 router = APIRouter(include_in_schema=False)

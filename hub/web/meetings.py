@@ -19,7 +19,7 @@ from hub import joining, meetings, statements
 from hub.audit import Look, look_at_statements
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, context, page_right
+from hub.context import Context, Hub, page_right
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.domain import stating
 from hub.domain.terms import (
@@ -67,7 +67,6 @@ BLANK_ROWS: Final = 8
 _LENGTH: Final = timedelta(hours=1, minutes=30)
 _SEEN: Final = frozenset({Verdict.NOT_SEEN, Verdict.PENDING})
 
-Hub = Annotated[Context, Depends(context)]
 Keeping = Annotated[Caller, Depends(page_right(Right.MEETINGS))]
 Asking = Annotated[Caller, Depends(page_right(Right.VIEW))]
 Text = Annotated[str, Form()]

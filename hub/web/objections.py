@@ -15,7 +15,7 @@ from hub import objections as service
 from hub.api.own import look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, context, page_right
+from hub.context import Context, Hub, page_right
 from hub.domain.words import Words
 from hub.evidence import entry, whom, without_cards
 from hub.objections import MAX_REASON_CHARS, Objection, ObjectionError, ObjectionState
@@ -26,7 +26,6 @@ from hub.web.pages import page
 from hub.web.visit import done
 from hub.web.words import t
 
-Hub = Annotated[Context, Depends(context)]
 Asking = Annotated[Caller, Depends(page_right(Right.MEETINGS))]
 Text = Annotated[str, Form()]
 

@@ -21,7 +21,7 @@ from hub import own, statements
 from hub.api.own import ALL_TIME, take_back, whole_file
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, context, page_right
+from hub.context import Context, Hub, page_right
 from hub.days import day_from, span_ms
 from hub.domain.terms import DeclarationKind, LeaveReason, Verdict
 from hub.domain.words import Words
@@ -47,7 +47,6 @@ NEXT_LINES: Final = 5
 BACK_FILL_DAYS_SHOWN: Final = 60
 """On the page of leave and 补签, how old a meeting may be to be offered."""
 
-Hub = Annotated[Context, Depends(context)]
 Asking = Annotated[Caller, Depends(page_right(Right.OWN))]
 Text = Annotated[str, Form()]
 

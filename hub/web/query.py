@@ -19,7 +19,7 @@ from hub import audit
 from hub.audit import Look, look_at
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, context, page_right
+from hub.context import Context, Hub, page_right
 from hub.days import day_from, span_ms
 from hub.domain.terms import MeetingKind, Verdict
 from hub.exports import Cell, FileFormat, download, table_file
@@ -39,7 +39,6 @@ MOST_LINES: Final = 100_000
 _LONGEST_NAME: Final = 100
 _FORMATS: Final = {each.value: each for each in FileFormat}
 
-Hub = Annotated[Context, Depends(context)]
 Asking = Annotated[Caller, Depends(page_right(Right.VIEW))]
 
 router = APIRouter(include_in_schema=False)

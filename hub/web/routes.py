@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row
 from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, context, page_right, signed_in
+from hub.context import Context, Hub, page_right, signed_in
 from hub.days import MAX_DAYS, day_from, is_too_long, span_ms
 from hub.store import queries
 from hub.store.engine import reading
@@ -30,7 +30,6 @@ BACK_DAYS: Final = 14
 AHEAD_DAYS: Final = 14
 PAGE_LINES: Final = 100
 
-Hub = Annotated[Context, Depends(context)]
 Asking = Annotated[Caller, Depends(page_right(Right.VIEW))]
 
 router = APIRouter(include_in_schema=False)

@@ -18,7 +18,7 @@ from hub import cards, taps, venues
 from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import Context, context, page_right
+from hub.context import Context, Hub, page_right
 from hub.days import day_from, moment_from, span_ms
 from hub.domain.terms import CardStatus, Outcome
 from hub.domain.words import Words
@@ -39,7 +39,6 @@ BACK_DAYS: Final = 90
 PAGE_LINES: Final = 50
 FOUND: Final = 30
 
-Hub = Annotated[Context, Depends(context)]
 Asking = Annotated[Caller, Depends(page_right(Right.TAPS))]
 Text = Annotated[str, Form()]
 
