@@ -389,7 +389,8 @@ class Recorder:
             return
         if any(each.credential == event.credential for each in self._cards):
             self._commit()
-        if self._debounce.repeats(event.credential, event.boottime_ms):
+        opened_ms = self._opened_ms(event.boottime_ms)
+        if self._debounce.repeats(event.credential, event.boottime_ms, opened_ms):
             recognised = self._recorded_as(event) is Outcome.RECOGNISED
             words = ALREADY_RECOGNISED if recognised else ""
             self._feedback.show(Notice(Outcome.ALREADY, event.reader, words))
@@ -456,6 +457,14 @@ class Recorder:
                 return Outcome.UNKNOWN
             case Known.SILENT:
                 return Outcome.RECORDED
+
+    def _opened_ms(self, boottime_ms: int) -> int | None:
+        """When check-in opened last here, by CLOCK_BOOTTIME; None where that is not known."""
+        at = self._stamp(boottime_ms)
+        if self._roster is None or not at.trusted:
+            return None
+        opened_ms = self._roster.opened_ms(at.wall_ms)
+        return None if opened_ms is None else boottime_ms - (at.wall_ms - opened_ms)
 
     def _show_failed(self, cards: list[CardRead]) -> None:
         for card in cards:

@@ -3,7 +3,8 @@
 A reading repeats when the same credential was recorded and last appeared less than `window_ms`
 ago, on any reader of the device. Each appearance renews the window, so a card that lies on the
 reader and is seen again and again is one tap, as are five quick taps; but for at most
-LONGEST_RUN_MS after the recorded tap, so that a card left lying is seen by the next meeting too.
+LONGEST_RUN_MS after the recorded tap. Where it is known when a meeting's check-in opened, what was
+recorded before that is repeated by nothing after it: consecutive meetings get a tap each.
 
 Only what was durably recorded can be repeated: call `recorded` after the journal's commit. A
 record that failed, or is still under way, never turns the next try into a repeat; at worst a tap
@@ -57,11 +58,18 @@ class Debounce:
         """How many credentials are remembered."""
         return len(self._runs)
 
-    def repeats(self, credential: Credential, boottime_ms: int) -> bool:
-        """Whether this reading repeats a recorded tap; if so, its window begins anew."""
+    def repeats(
+        self, credential: Credential, boottime_ms: int, opened_ms: int | None = None
+    ) -> bool:
+        """Whether this reading repeats a recorded tap; if so, its window begins anew.
+
+        `opened_ms`: when check-in opened last here, by CLOCK_BOOTTIME; None where nobody knows.
+        """
         fingerprint = self._fingerprint(credential)
         run = self._runs.get(fingerprint)
         if run is None or not self._within(run, boottime_ms):
+            return False
+        if opened_ms is not None and run.began_ms < opened_ms <= boottime_ms:
             return False
         run.last_ms = max(run.last_ms, boottime_ms)
         self._runs.move_to_end(fingerprint)

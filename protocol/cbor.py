@@ -80,6 +80,11 @@ class Fields:
         if len(self._items) < at_least:
             _wrong(self._what, f"has {len(self._items)} of {at_least} elements")
 
+    @property
+    def more(self) -> bool:
+        """Whether there is another element: what a later version appended, an earlier one lacks."""
+        return self._next < len(self._items)
+
     def any(self) -> Value:
         value = self._items[self._next]
         self._next += 1

@@ -242,6 +242,9 @@ class EpochHeader:
     hub_key: bytes
     """Key id of the hub's sealing key for which the content key is wrapped."""
     wrapped_key: bytes
+    rehearsal: bool = False
+    """Nobody was there: virtual cards, on a journal of their own, to try a venue beforehand.
+    The hub receives it like any other and counts nothing in it."""
 
     def encode(self) -> bytes:
         parent = self.parent
@@ -257,6 +260,7 @@ class EpochHeader:
                 self.software,
                 self.hub_key,
                 self.wrapped_key,
+                *([True] if self.rehearsal else []),
             ]
         )
 
@@ -275,6 +279,7 @@ class EpochHeader:
             software=fields.text("software", 64),
             hub_key=fields.octets("hub key", KEY_ID_BYTES),
             wrapped_key=fields.octets("wrapped key", 1, MAX_WRAPPED_KEY_BYTES),
+            rehearsal=fields.flag("rehearsal") if fields.more else False,
         )
 
 

@@ -3,13 +3,14 @@
 A roster makes a light green or amber; it judges nothing, and whoever it does not know is recorded
 all the same. It names nobody: a card is eight bytes of a keyed hash, and the key is new with each
 roster. It speaks of meetings by their check-in windows, so that a door never says "signed in" at a
-time that counts for nothing.
+time that counts for nothing. With a meeting may come its board: what a screen at the door may show
+of it, which is totals and never a person.
 """
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import Final, Self
 
 from cryptography.exceptions import InvalidTag
@@ -26,6 +27,8 @@ KEY_BYTES: Final = 16
 MAX_MEETINGS: Final = 16
 MAX_CARDS: Final = 6000
 """In one roster, over all its meetings: what fits into a message."""
+MAX_TITLE_CHARS: Final = 64
+MAX_COUNT: Final = 1 << 31
 
 
 class Known(Enum):
@@ -39,6 +42,34 @@ class Known(Enum):
     """No meeting is open that the roster speaks of."""
 
 
+class BoardQuorum(IntEnum):
+    """All that a shared screen may show of a quorum."""
+
+    UNKNOWN = 0
+    MET = 1
+    NOT_MET = 2
+    NOT_ASKED = 3
+    """This kind of meeting needs none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What a screen at the door may show of a meeting, as the hub knew it when it wrote."""
+
+    title: str
+    """Such as the branch and the kind of meeting; at most MAX_TITLE_CHARS characters."""
+    starts_ms: int
+    expected: int
+    present: int
+    quorum: BoardQuorum
+
+    def __post_init__(self) -> None:
+        if len(self.title) > MAX_TITLE_CHARS:
+            raise LocalError(f"a title has at most {MAX_TITLE_CHARS} characters")
+        if not (0 <= self.expected <= MAX_COUNT and 0 <= self.present <= MAX_COUNT):
+            raise LocalError(f"{self.present} of {self.expected} people cannot be")
+
+
 @dataclass(frozen=True, slots=True)
 class OpenMeeting:
     """One meeting: its check-in window (UTC ms, both ends included) and the cards expected."""
@@ -47,6 +78,7 @@ class OpenMeeting:
     closes_ms: int
     cards: frozenset[bytes]
     """Keyed hashes, see `card_hash`."""
+    board: Board | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +105,25 @@ class Roster:
         card = card_hash(self.key, credential)
         return Known.EXPECTED if any(card in each.cards for each in now_open) else Known.STRANGE
 
+    def opened_ms(self, wall_ms: int) -> int | None:
+        """When check-in opened for the meeting, of those open at `wall_ms`, that opened last."""
+        opened = [
+            each.opens_ms for each in self.meetings if each.opens_ms <= wall_ms <= each.closes_ms
+        ]
+        return max(opened, default=None)
+
     def seal(self, hub: SigningKey, edge_seal: bytes) -> bytes:
         """The payload of `down/<edge>/roster`: sealed to `edge_seal`, then signed by the hub."""
         content = cbor.encode(
             [
                 self.key,
                 [
-                    [each.opens_ms, each.closes_ms, b"".join(sorted(each.cards))]
+                    [
+                        each.opens_ms,
+                        each.closes_ms,
+                        b"".join(sorted(each.cards)),
+                        *_board_items(each.board),
+                    ]
                     for each in self.meetings
                 ],
             ]
@@ -129,6 +173,27 @@ def _meeting(value: cbor.Value) -> OpenMeeting:
         opens_ms,
         closes_ms,
         frozenset(joined[at : at + HASH_BYTES] for at in range(0, len(joined), HASH_BYTES)),
+        _board(fields.any()) if fields.more else None,
+    )
+
+
+def _board_items(board: Board | None) -> list[cbor.Value]:
+    if board is None:
+        return []
+    counts = [board.starts_ms, board.expected, board.present, int(board.quorum)]
+    return [[board.title, *counts]]
+
+
+def _board(value: cbor.Value) -> Board | None:
+    if value is None:
+        return None
+    fields = cbor.Fields(value, "roster board", 5)
+    return Board(
+        fields.text("title", MAX_TITLE_CHARS),
+        fields.integer("starts"),
+        fields.uint("expected", MAX_COUNT),
+        fields.uint("present", MAX_COUNT),
+        BoardQuorum(fields.uint("quorum", max(BoardQuorum))),
     )
 
 

@@ -39,6 +39,7 @@ from protocol.batch import MAX_READERS
 from protocol.credential import Assurance, Credential, member_credential
 from protocol.identity import OpeningKey
 from protocol.journal import Act, Action, ClockSample, Entry, Tap, decode_entry
+from protocol.roster import OpenMeeting, Roster
 from tests.fakes.clock import FakeClock
 from tests.rig import wait_for
 
@@ -247,6 +248,24 @@ def test_the_same_card_soon_again_is_one_tap(place: Place) -> None:
     place.tap(1)
     place.wait(4)
     assert place.door.outcomes[3] is Outcome.RECORDED
+    assert taps_on_disk(place.data) == 2
+
+
+def test_a_meeting_that_opens_between_two_taps_gets_its_own(place: Place) -> None:
+    opens_ms = place.clock.wall_ms() + 1_000
+    one = OpenMeeting(0, opens_ms + 500, frozenset())
+    two = OpenMeeting(opens_ms, opens_ms + 500, frozenset())
+    place.recorder.new_roster(Roster(OWNER.edge, 1, bytes(16), (one, two)))
+    place.start()
+    place.tap(1)
+    place.clock.advance(900)
+    place.tap(1)  # the same meeting
+    place.clock.advance(200)
+    place.tap(1)  # the next has opened
+    place.tap(1)
+    place.wait(4)
+    told = [outcome is Outcome.ALREADY for outcome in place.door.outcomes]
+    assert told == [False, True, False, True]
     assert taps_on_disk(place.data) == 2
 
 

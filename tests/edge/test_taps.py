@@ -44,6 +44,22 @@ def test_a_card_left_lying_for_an_hour_is_seen_by_the_next_meeting() -> None:
     assert taps == 3_600_000 // LONGEST_RUN_MS
 
 
+def test_consecutive_meetings_get_a_tap_each() -> None:
+    debounce = Debounce(KEY)
+    debounce.recorded(LI, 10_000)
+    assert debounce.repeats(LI, 11_000, opened_ms=10_000)
+    assert debounce.repeats(LI, 11_500, opened_ms=-1_790_000)
+    assert not debounce.repeats(LI, 12_000, opened_ms=11_900)
+    debounce.recorded(LI, 12_000)
+    assert debounce.repeats(LI, 12_500, opened_ms=11_900)
+
+
+def test_what_has_not_opened_yet_ends_no_run() -> None:
+    debounce = Debounce(KEY)
+    debounce.recorded(LI, 10_000)
+    assert debounce.repeats(LI, 11_000, opened_ms=11_001)
+
+
 def test_two_cards_in_quick_succession_are_two_also_while_the_first_is_being_recorded() -> None:
     debounce = Debounce(KEY)
     assert not debounce.repeats(LI, 10_000)

@@ -12,7 +12,15 @@ from protocol import cbor
 from protocol.credential import Credential
 from protocol.errors import LocalError, Reason, RemoteError
 from protocol.identity import MAX_MESSAGE_BYTES, MessageType, OpeningKey, SigningKey
-from protocol.roster import MAX_CARDS, Known, OpenMeeting, Roster, cards_of
+from protocol.roster import (
+    MAX_CARDS,
+    Board,
+    BoardQuorum,
+    Known,
+    OpenMeeting,
+    Roster,
+    cards_of,
+)
 from protocol.sealing import seal_to
 
 HUB = SigningKey.generate()
@@ -58,6 +66,41 @@ def test_one_of_two_open_meetings_is_enough() -> None:
     both = roster(meeting(100, 200, 1), meeting(150, 250, 2))
     assert both.known(uid(2), 160) is Known.EXPECTED
     assert both.known(uid(2), 140) is Known.STRANGE
+
+
+@pytest.mark.parametrize(
+    ("at", "opened"), [(99, None), (100, 100), (150, 150), (201, 150), (251, None)]
+)
+def test_it_knows_when_check_in_opened_last(at: int, opened: int | None) -> None:
+    assert roster(meeting(100, 200), meeting(150, 250)).opened_ms(at) == opened
+
+
+@given(
+    st.text(max_size=64).filter(lambda text: "\0" not in text and text.isprintable()),
+    st.integers(-(1 << 40), 1 << 50),
+    st.integers(0, 1 << 31),
+    st.integers(0, 1 << 31),
+    st.sampled_from(BoardQuorum),
+)
+def test_a_board_comes_out_the_same(
+    title: str, starts_ms: int, expected: int, present: int, quorum: BoardQuorum
+) -> None:
+    board = Board(title, starts_ms, expected, present, quorum)
+    sent = roster(replace(meeting(100, 200, 1), board=board), meeting(300, 400))
+    assert Roster.open(sent.seal(HUB, EDGE_KEY.public), HUB.public, EDGE, EDGE_KEY) == sent
+
+
+@pytest.mark.parametrize(
+    "wrong", [["t" * 65, 0, 0, 0, 0], ["t", 0, 0, 0, 4], ["t", 0, -1, 0, 0], ["t"]]
+)
+def test_a_board_out_of_bounds_is_refused(wrong: list[object]) -> None:
+    content = cbor.encode([KEY, [[0, 1, b"", wrong]]])
+    sealed = seal_to(EDGE_KEY.public, content, b"shuaka/1/roster" + EDGE + (5).to_bytes(8))
+    payload = HUB.sign(MessageType.ROSTER, cbor.encode([EDGE, 5, sealed]))
+    with pytest.raises(RemoteError, match="roster board"):
+        Roster.open(payload, HUB.public, EDGE, EDGE_KEY)
+    with pytest.raises(LocalError):
+        Board("t" * 65, 0, 0, 0, BoardQuorum.MET)
 
 
 def test_it_travels_sealed_and_comes_out_the_same() -> None:
