@@ -82,7 +82,10 @@ def test_there_are_limits() -> None:
         ),
         (
             "Epoch header",
-            "edge epoch boot boottime_ms wall_ms trusted parent software hub_key wrapped_key rehearsal",
+            (
+                "edge epoch boot boottime_ms wall_ms trusted parent software hub_key"
+                " wrapped_key rehearsal"
+            ),
         ),
         ("Roster", "edge issued_ms sealed"),
         ("Enrolment answer", "edge name edge_sign hub_sign hub_seal generation mqtt_url proof"),
