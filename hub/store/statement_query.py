@@ -26,10 +26,10 @@ from sqlalchemy import (
     select,
 )
 
-from hub.auth.callers import Caller
+from hub.auth.callers import Caller, person_of
 from hub.auth.rights import Right
 from hub.domain.declared import Declaration, standing
-from hub.domain.stating import ANSWERS, ASKS, Idle, act_idle
+from hub.domain.stating import ANSWERS, ASKS, Idle, act_idle, answer_refused
 from hub.domain.terms import DeclarationKind, LeaveReason
 from hub.store import schema as s
 from hub.store.bulk import chunks
@@ -92,7 +92,7 @@ class Statement:
     """The public id of what it answers or withdraws."""
     may_withdraw: bool
     may_decide: bool
-    """The caller may answer it, unless the rules of `hub.domain.stating` refuse."""
+    """The caller may answer it: it waits, and they are not who asked, where another has to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,10 @@ def statements_of(conn: Connection, caller: Caller, meeting: Row[Any]) -> tuple[
     # To others' branches a joint meeting tells of their own people and of itself.
     shown = [row for row in rows if is_host or row.member_id is None or row.member_id in named]
     stands = {each.id for each in standing(declaration_of(row) for row in rows)}
-    return tuple(_statement(row, rows, stands, named, ours, is_host=is_host) for row in shown)
+    theirs = _to_answer(conn, caller, [row for row in shown if row.id in ours])
+    return tuple(
+        _statement(row, rows, stands, named, ours, theirs, is_host=is_host) for row in shown
+    )
 
 
 def open_asks(
@@ -186,7 +189,8 @@ def open_asks(
         _ROWS.where(waiting).order_by(d.made_ms, d.id).limit(limit).offset(offset)
     ).all()
     named, ids = {row.member_id for row in rows}, {row.id for row in rows}
-    return total, tuple(_statement(row, [], ids, named, ids, is_host=True) for row in rows)
+    theirs = _to_answer(conn, caller, rows)
+    return total, tuple(_statement(row, [], ids, named, ids, theirs, is_host=True) for row in rows)
 
 
 def statement(conn: Connection, caller: Caller, meeting: Row[Any], public_id: str) -> Statement:
@@ -422,12 +426,30 @@ def _decided_by(conn: Connection, caller: Caller, ids: Iterable[int]) -> set[int
     }
 
 
+def _to_answer(conn: Connection, caller: Caller, rows: Iterable[Row[Any]]) -> set[int]:
+    """The asks among `rows` that the caller may answer: not their own, nor a 补签 asked by them."""
+    decides = person_of(conn, caller.name, caller.account_id, caller.token_id)
+    return {
+        row.id
+        for row in rows
+        if row.kind in ASKS
+        and not answer_refused(
+            DeclarationKind(row.kind),
+            answered=False,
+            decides=decides,
+            asked=person_of(conn, row.author, row.account_id, row.token_id),
+            member_id=row.member_id,
+        )
+    }
+
+
 def _statement(
     row: Row[Any],
     rows: Sequence[Row[Any]],
     stands: set[int],
     named: set[int],
     ours: set[int],
+    theirs: set[int],
     *,
     is_host: bool,
 ) -> Statement:
@@ -465,5 +487,5 @@ def _statement(
         may_withdraw=(
             row.id in stands and kind not in _OBJECTIONS and is_theirs and (is_host or is_on_leave)
         ),
-        may_decide=kind in ASKS and row.id in stands and not answers and is_theirs,
+        may_decide=row.id in theirs and row.id in stands and not answers,
     )

@@ -399,6 +399,9 @@ def test_a_back_fill_is_decided_by_somebody_else(site: Site) -> None:
     assert attendances(site) == {}
     deputy = site.signed_in("副")
     assert "忘带卡" in text_of(deputy.get("/asks"))
+    for person, may in ((client, False), (deputy, True)):
+        for page in ("/asks", f"{MEETING}/back-fill"):
+            assert (path in person.get(page).text) is may
     followed(deputy, deputy.post(path, data={"granted": "yes", "back": "back-fill"}))
     assert attendances(site) == {"李": "BACK_FILLED"}
     for form, said in (
