@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import msgspec
 
 from edge.clock import Trust
-from edge.readers.pcsc import DEFAULT_READ_TIMEOUT_MS
+from edge.readers.supervised import DEFAULT_READ_TIMEOUT_MS
 from edge.taps import DEFAULT_WINDOW_MS
 from protocol.topics import Broker
 

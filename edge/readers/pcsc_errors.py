@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from edge.readers import Down
+
 
 class Kind(Enum):
     """What a result asks of the worker's loop."""
@@ -116,3 +118,14 @@ def explain(code: int) -> str:
     """`code` for a log line or a technician: plain words, then name and number."""
     known = meaning(code)
     return f"{known.words} ({known.name}, {code:08X})"
+
+
+def down(code: int) -> Down:
+    """Why a reader that `code` keeps from working cannot be used."""
+    match meaning(code).kind:
+        case Kind.SERVICE:
+            return Down.NO_SERVICE
+        case Kind.READER:
+            return Down.UNPLUGGED
+        case Kind.TIME_OUT | Kind.REMOVED | Kind.BUSY | Kind.AGAIN | Kind.OTHER:
+            return Down.FAILED

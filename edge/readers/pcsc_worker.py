@@ -2,48 +2,30 @@
 
 A card or a reader that never answers blocks a PC/SC call without end, and nothing but the end of
 the process undoes that. So each reader's work is such a process, whose supervisor
-(edge.readers.pcsc) ends it when it has announced a card and does not follow up. It dies with its
-supervisor. It tells the supervisor what happens by JSON lines on its standard output and decides
-nothing: no debounce, no clock but the time at which a card was noticed.
+(edge.readers.supervised) ends it when it has announced a card and does not follow up. It dies with
+its supervisor. It tells the supervisor what happens by JSON lines on its standard output and
+decides nothing: no debounce, no clock but the time at which a card was noticed.
 
 Of pyscard only the bare API is used: its monitors end for good when pcscd does, and miss a card
 that replaces one of the same kind. Here PC/SC's event counter (the upper half of the event
 state, which pcscd counts up at each coming and each going) tells one card from the next.
 """
 
-import ctypes
 import itertools
 import os
-import signal
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-import msgspec
 import smartcard.scard
 
 from edge.cards import CardRefused, CardUnusable, run
 from edge.cards.uid import uid
 from edge.readers import Unreadable
-from edge.readers.pcsc_errors import (
-    NO_READERS,
-    NOT_TRANSACTED,
-    REMOVED_CARD,
-    SUCCESS,
-    UNKNOWN_READER,
-    Kind,
-    explain,
-    meaning,
-    unsigned,
-)
-from edge.readers.pcsc_lines import (
+from edge.readers.lines import (
     Alive,
-    AnyLine,
-    AnyTask,
     Gone,
     Listed,
     ListReaders,
@@ -54,6 +36,19 @@ from edge.readers.pcsc_lines import (
     Unread,
     Working,
 )
+from edge.readers.pcsc_errors import (
+    NO_READERS,
+    NOT_TRANSACTED,
+    REMOVED_CARD,
+    SUCCESS,
+    UNKNOWN_READER,
+    Kind,
+    down,
+    explain,
+    meaning,
+    unsigned,
+)
+from edge.readers.worker import begin, say
 
 scard: Any = smartcard.scard  # it has no types
 
@@ -68,7 +63,6 @@ _MAX_NONSENSE: Final = 3
 _CALM_S: Final = 0.02
 """Pause after a wake-up without news, so that a restless driver costs no more than 50 a second."""
 _PNP: Final = "\\\\?PnP?\\Notification"
-_PR_SET_PDEATHSIG: Final = 1
 _COUNTER_MASK: Final = 0xFFFF
 
 
@@ -120,32 +114,12 @@ def news(before: Slot | None, now: Slot) -> News:
 
 
 def main() -> None:
-    """Does the task in the one argument; ends only with its supervisor."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C and `systemctl stop` reach the whole
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # group; the supervisor ends its workers itself
-    _die_with_parent()
-    task: AnyTask = msgspec.json.decode(os.fsencode(sys.argv[1]), type=AnyTask)
-    match task:
+    """Does the task that its supervisor gives it; ends only with its supervisor."""
+    match begin():
         case ListReaders():
             _keep_listing()
-        case ServeReader():
+        case ServeReader() as task:
             _keep_serving(task)
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # That signal is missed if the parent died before the call; the end of standard input is not.
-    threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
-
-
-def _exit_at_end_of_input() -> None:
-    while os.read(0, 512):
-        pass
-    os._exit(0)
-
-
-def _say(line: AnyLine) -> None:
-    os.write(1, msgspec.json.encode(line) + b"\n")  # shorter than PIPE_BUF: written whole
 
 
 def _keep_listing() -> NoReturn:
@@ -170,9 +144,9 @@ def _list_readers(context: int, complaint: "_Complaint") -> NoReturn:
         complaint.over()
         if now != listed:
             listed = now
-            _say(Listed(now))
+            say(Listed(now))
         else:
-            _say(Alive())
+            say(Alive())
         asked = time.monotonic()
         state = _status(context, _PNP, state, _WAIT_MS)
         if time.monotonic() - asked < _CALM_S:
@@ -197,23 +171,23 @@ def _serve(
     state = _status(context, name, scard.SCARD_STATE_UNAWARE, 0)
     now = _slot(state)
     complaint.over()
-    _say(Working(now.counter))
+    say(Working(now.counter))
     while True:
         noticed_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
         happened = news(slot, now)
         if happened == News():
-            _say(Alive())
+            say(Alive())
             time.sleep(_CALM_S)
         slot = now
         if happened.gone is not None:
-            _say(Gone(happened.gone, now.counter))
+            say(Gone(happened.gone, now.counter))
         if happened.missed is not None:
-            _say(Seen(happened.missed, noticed_ms))
-            _say(Unread(happened.missed, Unreadable.REMOVED, "it came and went between two looks"))
-            _say(Gone(happened.missed, now.counter))
+            say(Seen(happened.missed, noticed_ms))
+            say(Unread(happened.missed, Unreadable.REMOVED, "it came and went between two looks"))
+            say(Gone(happened.missed, now.counter))
         if happened.came is not None:
-            _say(Seen(happened.came, noticed_ms))
-            _say(_read(context, name, now, state, budget_ms))
+            say(Seen(happened.came, noticed_ms))
+            say(_read(context, name, now, state, budget_ms))
         state = _status(context, name, state, _WAIT_MS)
         if not state >> 16:
             # pcscd compares counters only when the known one is not 0, so ask without knowledge.
@@ -239,7 +213,7 @@ def _read(context: int, name: str, slot: Slot, state: int, budget_ms: int) -> Re
         except PcscError as error:
             reason, detail = _reason(error.code), str(error)
             if meaning(error.code).kind in {Kind.SERVICE, Kind.READER, Kind.OTHER}:
-                _say(Unread(slot.counter, reason, detail))
+                say(Unread(slot.counter, reason, detail))
                 raise
         pause_ms = attempt * _RETRY_PAUSE_MS
         if reason is Unreadable.REMOVED or nonsense == _MAX_NONSENSE:
@@ -301,10 +275,10 @@ class _Complaint:
 
     def about(self, error: PcscError) -> None:
         if error.code == self._code:
-            _say(Alive())
+            say(Alive())
         else:
             self._code = error.code
-            _say(Trouble(error.code, error.during))
+            say(Trouble(down(error.code), f"{error.during}: {explain(error.code)}"))
         time.sleep(self._pause_s)
         self._pause_s = min(self._pause_s * 2, _LONGEST_BACK_OFF_S)
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import edge.readers.pcsc as driver
-from edge.readers import CardGone, Down, ReaderDown, ReaderUp, Unreadable
+from edge.readers import CardGone, Down, ReaderDown, ReaderUp, Unreadable, supervised
 from edge.readers.pcsc import PcscReaders
 from tests.contracts.readers import EventLog, check_contract
 from tests.rig import (
@@ -392,7 +391,7 @@ def test_a_service_that_comes_back_with_fewer_readers_and_then_with_more(
 
 
 def test_pcscd_that_hangs(pcscd: Pcscd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "_SILENCE_S", 3.0)
+    monkeypatch.setattr(supervised, "_SILENCE_S", 3.0)
     pcscd.start()
     with door_on(pcscd) as door:
         door.until_up()
@@ -466,16 +465,18 @@ def test_workers_die_with_a_killed_daemon(pcscd: Pcscd, silent: bool) -> None:
 
 def test_a_worker_ends_with_its_input_and_ignores_the_terminals_signals(pcscd: Pcscd) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "edge.readers.pcsc_worker", '{"do":"list"}'],
+        [sys.executable, "-m", "edge.readers.pcsc_worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as worker:
+        assert worker.stdin is not None
+        worker.stdin.write(b'{"do":"list"}\n')
+        worker.stdin.flush()
         assert worker.stdout is not None
         assert b"trouble" in worker.stdout.readline()  # there is no pcscd
         worker.send_signal(signal.SIGINT)
         worker.send_signal(signal.SIGTERM)
         time.sleep(0.2)
         assert worker.poll() is None
-        assert worker.stdin is not None
         worker.stdin.close()
         assert worker.wait(2) == 0

@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import edge.readers.pcsc as driver
 from edge.readers import (
     CardGone,
     CardRead,
@@ -19,10 +18,12 @@ from edge.readers import (
     ReaderDown,
     ReaderUp,
     Unreadable,
+    supervised,
 )
+from edge.readers.lines import Gone, Listed, Read, Seen, Trouble, Unread, Working
 from edge.readers.pcsc import PcscReaders
-from edge.readers.pcsc_lines import Gone, Listed, Read, Seen, Trouble, Unread, Working
 from edge.readers.pcsc_worker import News, Slot, news
+from edge.readers.supervised import SupervisedReader
 from protocol.credential import Assurance, Credential
 from tests.contracts.readers import EventLog, check_contract
 from tests.rig import wait_for
@@ -31,12 +32,13 @@ from tests.rig import wait_for
 # time; then stays. The listing worker always names one reader.
 WORKER = r"""
 import json, os, sys, time
-task = json.loads(sys.argv[-1])
+told = sys.stdin.readline()
+task = json.loads(told)
 if task["do"] == "list":
     print(json.dumps({"is": "listed", "names": ["ZG9vcg=="]}), flush=True)
 else:
     with open(sys.argv[2], "a") as starts:
-        starts.write(sys.argv[-1] + "\n")
+        starts.write(told)
     first = len(open(sys.argv[2]).readlines()) == 1
     for step in json.loads(sys.argv[1]):
         word, _, rest = step.partition(" ")
@@ -60,6 +62,7 @@ def line(value: object) -> str:
 SEEN = line(Seen(5, 1234))
 READ = line(Read(5, "uid", "", "11223344", 0))
 WORKING = line(Working(4))
+TROUBLE = line(Trouble(Down.FAILED, "x"))
 UP = ReaderUp("door")
 
 
@@ -87,7 +90,7 @@ def playing(starts: Path, *steps: str, read_timeout_ms: int = 300) -> Iterator[E
 
 def test_lines_become_events(starts: Path) -> None:
     steps = [WORKING, SEEN, READ, line(Gone(5, 6)), line(Seen(7, 2000))]
-    steps += [line(Unread(7, Unreadable.REMOVED, "")), line(Gone(7, 8)), line(Trouble(1, "x"))]
+    steps += [line(Unread(7, Unreadable.REMOVED, "")), line(Gone(7, 8)), TROUBLE]
     with playing(starts, *steps) as log:
         log.wait_for(lambda events: len(events) == 8)
     assert log.events == [
@@ -167,7 +170,7 @@ def test_an_outcome_of_another_card_is_not_taken(starts: Path) -> None:
 
 
 def test_a_second_card_without_an_end_of_the_first_keeps_the_contract(starts: Path) -> None:
-    with playing(starts, WORKING, SEEN, line(Seen(7, 2000)), line(Trouble(1, "x"))) as log:
+    with playing(starts, WORKING, SEEN, line(Seen(7, 2000)), TROUBLE) as log:
         log.wait_for(lambda events: ReaderDown("door", Down.FAILED) in events, 3)
     assert log.unreadable() == [Unreadable.BAD_ANSWER] * 2
 
@@ -186,7 +189,7 @@ def test_a_worker_that_ends_at_once_is_started_with_growing_pauses(
 
 
 def test_a_silent_worker_is_replaced(starts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "_SILENCE_S", 0.5)
+    monkeypatch.setattr(supervised, "_SILENCE_S", 0.5)
     with playing(starts, WORKING) as log:
         log.wait_for(lambda events: events.count(UP) == 2, 5)
     assert ReaderDown("door", Down.NOT_ANSWERING) in log.events
@@ -228,7 +231,8 @@ def test_a_sink_that_raises_stops_nothing(starts: Path, caplog: pytest.LogCaptur
 
 PLUGGING = r"""
 import json, sys, time
-task = json.loads(sys.argv[-1])
+told = sys.stdin.readline()
+task = json.loads(told)
 if task["do"] == "list":
     for names in (["ZG9vcg=="], [], ["ZG9vcg==", "ZGVzaw=="]):
         print(json.dumps({"is": "listed", "names": names}), flush=True)
@@ -299,7 +303,7 @@ def _fail_once(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
 def test_a_defect_in_a_reader_s_thread_is_told_and_its_cards_are_read_again(
     starts: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _fail_once(monkeypatch, driver._Reader, "_read")
+    _fail_once(monkeypatch, SupervisedReader, "_read")
     with playing(starts, WORKING, SEEN, READ) as log:
         log.wait_for(lambda _: log.numbers() == ["11223344"], 8)
     assert [event for event in log.events if isinstance(event, (ReaderUp, ReaderDown))] == [
@@ -321,7 +325,7 @@ def test_a_defect_in_the_listing_does_not_end_it(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("owner", [driver._Reader, PcscReaders])
+@pytest.mark.parametrize("owner", [SupervisedReader, PcscReaders])
 def test_a_thread_that_ends_all_the_same_is_no_life(
     starts: Path, monkeypatch: pytest.MonkeyPatch, owner: type
 ) -> None:
@@ -337,7 +341,7 @@ def test_a_thread_that_ends_all_the_same_is_no_life(
         def end(_self: object, _line: object) -> None:
             raise SystemExit
 
-        monkeypatch.setattr(owner, "_take" if owner is driver._Reader else "_listed", end)
+        monkeypatch.setattr(owner, "_take" if owner is SupervisedReader else "_listed", end)
         for process in (readers._listing._process, readers._readers[b"door"]._keeper._process):
             assert process is not None
             process.kill()

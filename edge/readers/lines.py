@@ -1,4 +1,8 @@
-"""What a PC/SC worker process tells its supervisor: one JSON object a line.
+"""What a worker process and its supervisor tell each other: one JSON object a line.
+
+The task is the first line of the worker's standard input, and never on its command line, which
+every user of the machine can read: a task may hold keys. The worker's own lines are its standard
+output.
 
 Supervisor and worker are the same version of the same package, so a line that does not decode is
 a defect, for which the worker is ended and started anew.
@@ -6,7 +10,7 @@ a defect, for which the worker is ended and started anew.
 
 import msgspec
 
-from edge.readers import Unreadable
+from edge.readers import Down, Unreadable
 
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is"):
@@ -20,16 +24,19 @@ class Listed(Line, frozen=True, tag="listed"):
 
 
 class Working(Line, frozen=True, tag="working"):
-    """The reader can see cards; `counter` is PC/SC's event counter."""
+    """The reader can see cards; `counter` is the driver's count of comings and goings."""
 
     counter: int
 
 
 class Trouble(Line, frozen=True, tag="trouble"):
-    """The reader (or the listing) does not work for now; the worker goes on trying."""
+    """The reader (or the listing) does not work for now; the worker goes on trying.
 
-    code: int
-    during: str
+    `what` says it in plain English, for a log line or a technician.
+    """
+
+    down: Down
+    what: str
 
 
 class Alive(Line, frozen=True, tag="alive"):
@@ -62,7 +69,7 @@ class Unread(Line, frozen=True, tag="unread"):
 
 
 class Gone(Line, frozen=True, tag="gone"):
-    """The card of `generation` left; `counter` is PC/SC's event counter after that."""
+    """The card of `generation` left; `counter` is the driver's count after that."""
 
     generation: int
     counter: int
@@ -72,7 +79,7 @@ AnyLine = Listed | Working | Trouble | Alive | Seen | Read | Unread | Gone
 
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="do"):
-    """What a worker is for; its one command-line argument."""
+    """What a worker is for."""
 
 
 class ListReaders(Task, frozen=True, tag="list"):
@@ -80,7 +87,7 @@ class ListReaders(Task, frozen=True, tag="list"):
 
 
 class ServeReader(Task, frozen=True, tag="serve"):
-    """Read the cards on one reader.
+    """Read the cards on one reader; `name` is what its driver calls it.
 
     `budget_ms` bounds the worker's own retries of one card. `counter` and `card` are what the
     worker's predecessor had last told, so that a card is neither read twice nor overlooked.

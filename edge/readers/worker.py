@@ -1,0 +1,51 @@
+"""What every worker process does, whatever its driver: it hears its task, tells, and dies in time.
+
+A worker ends with its supervisor and never before it: at the supervisor's death, or at the end of
+standard input.
+"""
+
+import ctypes
+import os
+import signal
+import threading
+from typing import Final
+
+import msgspec
+
+from edge.readers.lines import AnyLine, AnyTask
+
+_PR_SET_PDEATHSIG: Final = 1
+_CHUNK: Final = 65536
+
+
+def begin() -> AnyTask:
+    """The task that the supervisor gives; call it first, and once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C and `systemctl stop` reach the whole
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # group; the supervisor ends its workers itself
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # That signal is missed if the parent died before the call; the end of standard input is not.
+    came = b""
+    while b"\n" not in came:
+        came += _input()
+    first, _, _ = came.partition(b"\n")
+    task: AnyTask = msgspec.json.decode(first, type=AnyTask)
+    threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
+    return task
+
+
+def say(line: AnyLine) -> None:
+    """Tells the supervisor."""
+    os.write(1, msgspec.json.encode(line) + b"\n")  # shorter than PIPE_BUF: written whole
+
+
+def _input() -> bytes:
+    """What comes next by standard input; at its end, so does the process."""
+    chunk = os.read(0, _CHUNK)
+    if not chunk:
+        os._exit(0)
+    return chunk
+
+
+def _exit_at_end_of_input() -> None:
+    while _input():
+        pass
