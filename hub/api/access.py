@@ -5,19 +5,17 @@ password or a token is in the one answer that made it, and nowhere else.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, Field
 from sqlalchemy import Connection, Row
 
 from hub.api.answers import DONE, OF_ONE
-from hub.api.models import In, Out, Paged, Period, Ref, Time, Told
+from hub.api.models import In, Moment, Out, Paged, Period, Ref, Time, Told
 from hub.audit import Look
 from hub.auth import grants
 from hub.auth.accounts import AccountError, prepare
@@ -25,7 +23,7 @@ from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.auth.tokens import TokenError
 from hub.context import Context, Hub, api_right
-from hub.days import FIRST_DAY, LAST_DAY, span_ms
+from hub.days import span_ms
 from hub.domain.terms import Role
 from hub.store.engine import reading
 from hub.store.log_query import Asked, acts, count_acts, count_looks, looks
@@ -47,27 +45,6 @@ def _printable(text: str) -> str:
     return text
 
 
-def _moment(value: Any) -> Any:
-    if not isinstance(value, str) or not re.fullmatch(
-        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)", value, re.ASCII
-    ):
-        raise ValueError("is no time such as 2026-07-01T14:30:00+08:00")
-    try:
-        at = datetime.fromisoformat(value)
-    except ValueError:
-        raise ValueError("is no time of the calendar") from None
-    if not FIRST_DAY <= at.date() <= LAST_DAY:
-        raise ValueError(f"is not between {FIRST_DAY} and {LAST_DAY}")
-    return at
-
-
-Moment = Annotated[
-    datetime,
-    PlainValidator(_moment),
-    WithJsonSchema(
-        {"type": "string", "format": "date-time", "examples": ["2027-07-01T00:00:00+08:00"]}
-    ),
-]
 Printable = Annotated[str, AfterValidator(_printable)]
 
 

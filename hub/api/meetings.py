@@ -4,7 +4,6 @@ The rules are `hub.meetings` and `hub.statements`; what they refuse is 409, with
 reason in English.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,12 +11,12 @@ from typing import Annotated, Any, Final, Literal, assert_never
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field
 from sqlalchemy import Connection, Row, select
 
 from hub import audit, meetings, statements
 from hub.api.answers import DONE, LISTED, OF_ONE
-from hub.api.models import In, MeetingOut, Out, Paged, Time, Told
+from hub.api.models import In, MeetingOut, Moment, Out, Paged, Time, Told
 from hub.audit import Look, look_at_statements
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
@@ -50,36 +49,6 @@ router = APIRouter(prefix="/api/v1", tags=["meetings"])
 # --- In -------------------------------------------------------------------------------------
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_RFC_3339: Final = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})",
-    re.IGNORECASE,
-)
-
-
-def _moment(value: Any) -> datetime:
-    if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
-        raise ValueError("is no time such as 2026-07-01T14:30:00+08:00")
-    fraction = re.search(r"\.([0-9]+)", value)
-    text = value.upper()
-    if fraction:
-        text = text.replace(fraction[0], f".{fraction[1][:6]:0<6}")
-    try:
-        found = datetime.fromisoformat(text)
-        found.timestamp()
-    except (ValueError, OverflowError):
-        raise ValueError("is no time of the calendar") from None
-    return found
-
-
-Moment = Annotated[
-    datetime,
-    PlainValidator(_moment),
-    WithJsonSchema(
-        {"type": "string", "format": "date-time", "examples": ["2026-07-01T14:30:00+08:00"]}
-    ),
-]
-
-
 Kind = Annotated[MeetingKind, Field(description="Must suit the organisation's level.")]
 Title = Annotated[str, Field(min_length=1, max_length=MAX_TITLE_CHARS)]
 Venue = Annotated[

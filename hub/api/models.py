@@ -56,6 +56,36 @@ def _day(value: Any) -> Any:
 
 Day = Annotated[date, PlainValidator(_day), WithJsonSchema(_DAY_SCHEMA)]
 
+_RFC_3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})",
+    re.IGNORECASE,
+)
+
+
+def _moment(value: Any) -> datetime:
+    if not isinstance(value, str) or not (found := _RFC_3339.fullmatch(value)):
+        raise ValueError("is no time such as 2026-07-01T14:30:00+08:00")
+    text = value.upper()
+    if fraction := found[1]:  # more digits than a datetime holds are cut off
+        text = text.replace(fraction, f".{fraction[1:7]:0<6}")
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("is no time of the calendar") from None
+    if not FIRST_DAY <= at.date() <= LAST_DAY:
+        raise ValueError(f"is not between {FIRST_DAY} and {LAST_DAY}")
+    return at
+
+
+Moment = Annotated[
+    datetime,
+    PlainValidator(_moment),
+    WithJsonSchema(
+        {"type": "string", "format": "date-time", "examples": ["2026-07-01T14:30:00+08:00"]}
+    ),
+]
+"""A time that is given: RFC 3339, of a day that the hub knows."""
+
 
 class In(BaseModel):
     """A query or a body: what is not known of it is refused by name."""

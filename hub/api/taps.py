@@ -6,22 +6,22 @@ Of a card's number nothing but the last characters leaves the hub.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field
 from sqlalchemy import Connection
 
 from hub import cards, taps
 from hub.api.answers import DONE, OF_ONE
-from hub.api.models import In, Out, Period, PersonOut, Ref, Time, Told, named, person
+from hub.api.models import In, Moment, Out, Period, PersonOut, Ref, Time, Told, named, person
 from hub.audit import Look
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.cards import MAX_CARD_CODE_CHARS, HeldCard
 from hub.context import Context, Hub, api_right
-from hub.days import FIRST_DAY, LAST_DAY, span_ms
+from hub.days import span_ms
 from hub.devices import DeviceError
 from hub.domain.terms import CardStatus, Outcome
 from hub.store.engine import reading
@@ -36,28 +36,6 @@ router = APIRouter(prefix="/api/v1", tags=["taps"])
 
 
 # --- In -----------------------------------------------------------------------------------------
-
-
-def _moment(value: Any) -> Any:
-    try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) and "T" in value else None
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise ValueError("is no time with an offset such as 2026-07-01T14:30:00+08:00")
-    if not FIRST_DAY <= at.date() <= LAST_DAY:
-        raise ValueError(f"is not between {FIRST_DAY} and {LAST_DAY}")
-    return at
-
-
-Moment = Annotated[
-    datetime,
-    PlainValidator(_moment),
-    WithJsonSchema(
-        {"type": "string", "format": "date-time", "examples": ["2026-07-01T14:30:00+08:00"]}
-    ),
-]
-"""A time that is given: RFC 3339, of a day that the hub knows."""
 
 
 class Waits(Period):

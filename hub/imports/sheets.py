@@ -4,7 +4,6 @@ Promises: every cell is text, a date or a number; none is a formula, whatever st
 and card numbers stand in columns of the text format, so that a spreadsheet leaves them alone.
 """
 
-import csv
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,6 @@ from typing import Any, Final
 
 from xlsxwriter import Workbook
 
-from hub.exports import inert
 from hub.imports.rows import PROBLEMS_HEADING, Grid, Problem
 from hub.imports.words import COLUMNS, EXPLAINED, HEADINGS, Kind, Register, allowed, kind_of
 
@@ -87,18 +85,6 @@ def told_xlsx(grid: Grid, problems: Iterable[Problem]) -> bytes:
                 held = head if number == 0 else wrong if at == 0 else text
                 sheet.write_string(number, at, cell, held)
     return out.getvalue()
-
-
-def told_csv(grid: Grid, problems: Iterable[Problem]) -> bytes:
-    """The same as CSV in UTF-8, with a mark by which Excel knows it.
-
-    What a spreadsheet would take for a formula has an apostrophe before it.
-    """
-    out = io.StringIO(newline="")
-    writer = csv.writer(out)
-    for cells in _told(grid, problems):
-        writer.writerow([inert(cell) for cell in cells])
-    return out.getvalue().encode("utf-8-sig")
 
 
 def _told(grid: Grid, problems: Iterable[Problem]) -> Iterable[Sequence[str]]:
