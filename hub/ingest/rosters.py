@@ -1,29 +1,33 @@
 """Rosters for the doors: which cards the meetings of the next hours expect at a device's venue.
 
-A device is sent one when it says hello, and when a heartbeat comes and the roster has changed
-since. Sealed to the device (protocol.roster); never kept, never retained. A venue that expects
-more cards than a roster holds gets an empty one: its door then shows the neutral light.
+With each meeting comes its board: what a screen at the door may show of it. A device is sent a
+roster when it says hello, and when a heartbeat comes and the roster has changed since, which may be
+a figure of a board. Sealed to the device (protocol.roster); never kept, never retained. A venue
+that expects more cards than a roster holds gets an empty one: its door then shows the neutral
+light.
 """
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
 from hub.domain.terms import DeviceStatus
 from hub.store import schema as s
+from hub.store.boards import boards
 from hub.store.engine import reading
-from hub.store.expected import expected_cards
+from hub.store.expected import AtTheDoor, at_the_door
 from protocol.credential import Credential
 from protocol.identity import SigningKey
 from protocol.roster import (
     KEY_BYTES,
     MAX_CARDS,
     MAX_MEETINGS,
+    Board,
     OpenMeeting,
     Roster,
     cards_of,
@@ -33,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 AHEAD_MS: Final = 12 * 3600 * 1000
 """A roster speaks of the meetings whose check-in opens within this."""
+
+_Meeting = tuple[AtTheDoor, Board]
 
 
 class Rosters:
@@ -60,10 +66,7 @@ class Rosters:
                     d.seal_key.is_not(None),
                 )
             ).all()
-            wanted = {
-                device: expected_cards(conn, device.id, now_ms, now_ms + AHEAD_MS)
-                for device in devices
-            }
+            wanted = {device: self._meetings(conn, device.id, now_ms) for device in devices}
         for device, meetings in wanted.items():
             edge = device.public_id.bytes
             digest = hashlib.sha256(repr(meetings).encode()).digest()
@@ -77,21 +80,26 @@ class Rosters:
                 continue
             yield edge, payload
 
-    def _roster(
-        self,
-        edge: bytes,
-        meetings: Mapping[tuple[int, int], list[tuple[str, str, str]]],
-        now_ms: int,
-    ) -> Roster:
+    def _meetings(self, conn: Connection, device_id: int, now_ms: int) -> list[_Meeting]:
+        meetings = at_the_door(conn, device_id, now_ms, now_ms + AHEAD_MS)
+        return list(zip(meetings, boards(conn, meetings, now_ms), strict=True))
+
+    def _roster(self, edge: bytes, meetings: Sequence[_Meeting], now_ms: int) -> Roster:
         key = secrets.token_bytes(KEY_BYTES)
-        if len(meetings) > MAX_MEETINGS or sum(map(len, meetings.values())) > MAX_CARDS:
+        cards = sum(len(meeting.cards) for meeting, _ in meetings)
+        if len(meetings) > MAX_MEETINGS or cards > MAX_CARDS:
             return Roster(edge, now_ms, key, ())
         return Roster(
             edge,
             now_ms,
             key,
             tuple(
-                OpenMeeting(opens_ms, ends_ms, cards_of(key, (Credential(*card) for card in cards)))
-                for (opens_ms, ends_ms), cards in meetings.items()
+                OpenMeeting(
+                    meeting.opens_ms,
+                    meeting.ends_ms,
+                    cards_of(key, (Credential(*card) for card in meeting.cards)),
+                    board,
+                )
+                for meeting, board in meetings
             ),
         )

@@ -4,6 +4,7 @@ Reads only. The rule itself is `hub.domain.attendance.expected`.
 """
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, FromClause, and_, case, or_, select
@@ -48,38 +49,72 @@ For questions about many meetings; whoever belongs to several of the organisatio
 """
 
 
-def expected_cards(
-    conn: Connection, device_id: int, now_ms: int, until_ms: int
-) -> dict[tuple[int, int], list[tuple[str, str, str]]]:
-    """The cards that meetings at a device's venue expect, by check-in window (opens, ends).
+@dataclass(frozen=True, slots=True)
+class AtTheDoor:
+    """A meeting at a device's venue, and the cards that it expects, as (scheme, issuer, value)."""
 
-    Of the meetings that end after `now_ms` and open before `until_ms`; a card is (scheme, issuer,
-    value). No scope: this is for the device, sealed.
+    id: int
+    kind: MeetingKind
+    organisation: str
+    """Its name."""
+    opens_ms: int
+    starts_ms: int
+    ends_ms: int
+    cards: tuple[tuple[str, str, str], ...]
+
+
+def at_the_door(conn: Connection, device_id: int, now_ms: int, until_ms: int) -> list[AtTheDoor]:
+    """The meetings at a device's venue that end after `now_ms` and open before `until_ms`.
+
+    By the opening of check-in. No scope: this is for the device, sealed.
     """
-    p, b, c, meetings = s.placements.c, s.bindings.c, s.credentials.c, s.meetings.c
-    found: dict[tuple[int, int], list[tuple[str, str, str]]] = defaultdict(list)
-    for row in conn.execute(
-        select(meetings.opens_ms, meetings.ends_ms, c.scheme, c.issuer, c.value)
+    p, b, c, m, o = (
+        s.placements.c,
+        s.bindings.c,
+        s.credentials.c,
+        s.meetings.c,
+        s.organisations.c,
+    )
+    rows = conn.execute(
+        select(m.id, m.kind, o.name, m.opens_ms, m.starts_ms, m.ends_ms, m.code)
         .distinct()
         .select_from(s.meetings)
-        .join(s.placements, and_(p.venue_id == meetings.venue_id, holds(s.placements, now_ms)))
+        .join(s.placements, and_(p.venue_id == m.venue_id, holds(s.placements, now_ms)))
+        .join(s.organisations, o.id == m.organisation_id)
+        .where(
+            p.device_id == device_id,
+            ~m.cancelled,
+            m.ends_ms >= now_ms,
+            m.opens_ms <= until_ms,
+        )
+        .order_by(m.opens_ms, m.ends_ms, m.code)
+    ).all()
+    if not rows:
+        return []
+    cards: dict[int, list[tuple[str, str, str]]] = defaultdict(list)
+    for row in conn.execute(
+        select(m.id, c.scheme, c.issuer, c.value)
+        .distinct()
+        .select_from(s.meetings)
         .join(s.memberships, IS_EXPECTED)
         .join(
             s.bindings,
-            and_(
-                b.member_id == s.memberships.c.member_id,
-                holds(s.bindings, meetings.starts_ms),
-            ),
+            and_(b.member_id == s.memberships.c.member_id, holds(s.bindings, m.starts_ms)),
         )
         .join(s.credentials, c.card_id == b.card_id)
-        .where(
-            p.device_id == device_id,
-            ~meetings.cancelled,
-            meetings.ends_ms >= now_ms,
-            meetings.opens_ms <= until_ms,
-            c.value.is_not(None),
-        )
-        .order_by(meetings.opens_ms, meetings.ends_ms, c.scheme, c.issuer, c.value)
+        .where(m.id.in_([row.id for row in rows]), c.value.is_not(None))
+        .order_by(c.scheme, c.issuer, c.value)
     ):
-        found[row.opens_ms, row.ends_ms].append((row.scheme, row.issuer, row.value))
-    return dict(found)
+        cards[row.id].append((row.scheme, row.issuer, row.value))
+    return [
+        AtTheDoor(
+            row.id,
+            MeetingKind(row.kind),
+            row.name,
+            row.opens_ms,
+            row.starts_ms,
+            row.ends_ms,
+            tuple(cards[row.id]),
+        )
+        for row in rows
+    ]

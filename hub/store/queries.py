@@ -294,10 +294,10 @@ def meeting_attendance(
         held=stated.held,
         head_count=stated.head_count,
         sheet_complete=stated.sheet_complete,
-        quorum=_quorum(
+        quorum=quorum_of(
             conn,
             row,
-            people,
+            {each for each, person in people.items() if person.verdict in CAME},
             # Nobody can be found to have come after all.
             final=complete and now_ms > row.ends_ms and not (unmatched or unplaced or undated),
         ),
@@ -311,6 +311,42 @@ def meeting_change(conn: Connection, scope: Scope, name: str) -> int | None:
         select(s.meetings.c.change).where(_is_named(s.meetings, name), takes_part(scope))
     )
     return change
+
+
+def quorum_of(conn: Connection, meeting: Row[Any], came: set[int], *, final: bool) -> Quorum:
+    """Whether the meeting of this row may vote, of whose members those with the ids `came` came.
+
+    `final`: nobody can be found to have come after all.
+    """
+    kind = MeetingKind(meeting.kind)
+    if kind is not MeetingKind.BRANCH_ASSEMBLY or meeting.cancelled:
+        return Quorum.NOT_ASKED
+    voters: dict[int, set[int]] = {
+        each: set() for each in organisations_of(conn, [meeting.id])[meeting.id]
+    }
+    for row in conn.execute(
+        select(s.memberships.c.organisation_id, s.memberships.c.member_id)
+        .select_from(s.memberships)
+        .join(s.meetings, IS_EXPECTED)
+        .where(s.meetings.c.id == meeting.id, s.memberships.c.votes)
+    ):
+        voters[row.organisation_id].add(row.member_id)
+    policies = Policies.load(conn)
+    each_of = {
+        quorum(
+            kind,
+            QuorumRule(policies.at(QUORUM_ASSEMBLY, meeting.starts_ms, organisation_id).value),
+            len(members),
+            len(members & came),
+            final=final,
+        )
+        for organisation_id, members in voters.items()
+        if members
+    }
+    # Each branch of a joint assembly votes for itself.
+    if Quorum.NOT_MET in each_of:
+        return Quorum.NOT_MET
+    return Quorum.MET if each_of == {Quorum.MET} else Quorum.UNKNOWN
 
 
 def organisation_attendance(
@@ -531,40 +567,6 @@ def _partners(conn: Connection, meeting_ids: Sequence[int] | Select[Any]) -> dic
         ):
             found[row.meeting_id].append(Named(str(row.public_id), row.code, row.name))
     return found
-
-
-def _quorum(
-    conn: Connection, meeting: Row[Any], people: Mapping[int, AttendanceRow], *, final: bool
-) -> Quorum:
-    kind = MeetingKind(meeting.kind)
-    if kind is not MeetingKind.BRANCH_ASSEMBLY or meeting.cancelled:
-        return Quorum.NOT_ASKED
-    voters: dict[int, set[int]] = {
-        each: set() for each in organisations_of(conn, [meeting.id])[meeting.id]
-    }
-    for row in conn.execute(
-        select(s.memberships.c.organisation_id, s.memberships.c.member_id)
-        .select_from(s.memberships)
-        .join(s.meetings, IS_EXPECTED)
-        .where(s.meetings.c.id == meeting.id, s.memberships.c.votes)
-    ):
-        voters[row.organisation_id].add(row.member_id)
-    policies = Policies.load(conn)
-    each_of = {
-        quorum(
-            kind,
-            QuorumRule(policies.at(QUORUM_ASSEMBLY, meeting.starts_ms, organisation_id).value),
-            len(members),
-            sum(1 for each in members if each in people and people[each].verdict in CAME),
-            final=final,
-        )
-        for organisation_id, members in voters.items()
-        if members
-    }
-    # Each branch of a joint assembly votes for itself.
-    if Quorum.NOT_MET in each_of:
-        return Quorum.NOT_MET
-    return Quorum.MET if each_of == {Quorum.MET} else Quorum.UNKNOWN
 
 
 def _head(row: Row[Any], partners: Mapping[int, Sequence[Named]]) -> MeetingHead:
