@@ -75,7 +75,16 @@ class Gone(Line, frozen=True, tag="gone"):
     counter: int
 
 
-AnyLine = Listed | Working | Trouble | Alive | Seen | Read | Unread | Gone
+class LampTrouble(Line, frozen=True, tag="lamp"):
+    """The reader's own lamp does not do what it is told, or (no words) does so again.
+
+    No card and no reading suffers by it.
+    """
+
+    what: str
+
+
+AnyLine = Listed | Working | Trouble | Alive | Seen | Read | Unread | Gone | LampTrouble
 
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="do"):
@@ -100,3 +109,12 @@ class ServeReader(Task, frozen=True, tag="serve"):
 
 
 AnyTask = ListReaders | ServeReader
+
+
+class Signal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag="signal"):
+    """Comes after the task, any number of times: show this by the reader's own lamp and buzzer.
+
+    `outcome` is the name of an edge.feedback.Outcome. A worker without a lamp takes no notice.
+    """
+
+    outcome: str

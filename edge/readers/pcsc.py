@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from edge.feedback import Outcome
 from edge.readers import Health, Sink
 from edge.readers.lines import AnyLine, Listed, ListReaders, Trouble
 from edge.readers.pcsc_errors import NO_READERS, explain
@@ -70,6 +71,15 @@ class PcscReaders:
         for thread in [self._thread, *(reader.thread for reader in readers)]:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
+
+    def signal(self, reader: str, outcome: Outcome) -> None:
+        """Has the reader of that name, if it is there, show `outcome` by its own lamp and buzzer;
+        returns at once.
+        """
+        with self._lock:
+            known = self._readers.get(os.fsencode(reader))
+        if known is not None:
+            known.signal(outcome)
 
     def health(self) -> Health:
         """All readers that PC/SC lists, and what keeps it from listing any."""

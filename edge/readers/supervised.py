@@ -24,6 +24,7 @@ from typing import Final, assert_never
 
 import msgspec
 
+from edge.feedback import Outcome
 from edge.readers import (
     CardGone,
     CardRead,
@@ -42,10 +43,12 @@ from edge.readers.lines import (
     AnyLine,
     AnyTask,
     Gone,
+    LampTrouble,
     Listed,
     Read,
     Seen,
     ServeReader,
+    Signal,
     Trouble,
     Unread,
     Working,
@@ -118,6 +121,7 @@ class SupervisedReader:
         self._up = False
         self._trouble = "starting"
         self._logged = ""
+        self._lamp_trouble = ""
         self._counter: int | None = None  # what the worker's successor has to know
         self._card = False
         self._present: int | None = None  # generation told by CardSeen and not yet by CardGone
@@ -132,6 +136,12 @@ class SupervisedReader:
     def stop(self) -> None:
         """Ends the worker, and soon after it the thread, which the caller may join."""
         self._keeper.stop()
+
+    def signal(self, outcome: Outcome) -> None:
+        """Has the reader show `outcome` by its own lamp and buzzer, if it has any and its worker is
+        there; returns at once. From any thread.
+        """
+        self._keeper.signal(Signal(outcome.name))
 
     def health(self) -> ReaderHealth:
         """How the reader is now; from any thread."""
@@ -213,6 +223,8 @@ class SupervisedReader:
                 self._counter, self._card = counter, False
                 if self._present == generation:
                     self._gone()
+            case LampTrouble(what):
+                self._lamp(what)
             case Listed():
                 raise WorkerEnded("it sent a line that is not its to send")
             case _:
@@ -247,6 +259,13 @@ class SupervisedReader:
         if self._present is not None:
             generation, self._present = self._present, None
             self._emit(CardGone(self._name, generation))
+
+    def _lamp(self, trouble: str) -> None:
+        if trouble and trouble != self._lamp_trouble:
+            _log.warning("%s: its lamp: %s", self._name, trouble)
+        elif self._lamp_trouble and not trouble:
+            _log.info("%s: its lamp works again", self._name)
+        self._lamp_trouble = trouble
 
     def _down(self, reason: Down, what: str) -> None:
         self._unread(Unreadable.BAD_ANSWER)
@@ -297,6 +316,13 @@ class Keeper:
                 return process
             self.wait(back_off.next_s())
 
+    def signal(self, signal: Signal) -> None:
+        """Passes it to the worker if there is one."""
+        with self._lock:
+            process = self._process
+        if process is not None:
+            process.signal(signal)
+
     def stop(self) -> None:
         """Ends the worker for good."""
         self._stopped.set()
@@ -320,6 +346,8 @@ class WorkerProcess:
         assert self._popen.stdin is not None  # noqa: S101 - both are pipes
         assert self._popen.stdout is not None  # noqa: S101
         self._input = self._popen.stdin
+        self._signalling = threading.Lock()
+        self._hears = False
         self._output = self._popen.stdout.fileno()
         self._poll = select.poll()
         self._poll.register(self._output, select.POLLIN)
@@ -331,6 +359,16 @@ class WorkerProcess:
         """Tells the worker its task, once; `line` tells it where the worker has ended already."""
         with suppress(BrokenPipeError):
             self._input.write(msgspec.json.encode(task) + b"\n")
+        os.set_blocking(self._input.fileno(), False)
+        with self._signalling:
+            self._hears = True
+
+    def signal(self, signal: Signal) -> None:
+        """Passes it to the worker after its task; one that does not listen misses it."""
+        with self._signalling:
+            if self._hears:
+                with suppress(BrokenPipeError):  # a full pipe takes nothing of so short a line
+                    self._input.write(msgspec.json.encode(signal) + b"\n")
 
     def line(self, deadline: float | None = None) -> AnyLine | None:
         """The next line; None when there is none by `deadline` (monotonic, seconds), or, without
@@ -367,7 +405,9 @@ class WorkerProcess:
             pass
         self._popen.wait()
         self._popen.stdout.close()
-        self._input.close()
+        with self._signalling:
+            self._hears = False
+            self._input.close()
 
     def _fetch(self) -> bool:
         """Takes in what there is; False at the end. A line without end is cut into lines."""

@@ -8,11 +8,15 @@ import ctypes
 import os
 import signal
 import threading
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
-from edge.readers.lines import AnyLine, AnyTask
+from edge.feedback.latest import Latest
+from edge.readers.lines import AnyLine, AnyTask, Signal
+
+signals: Final[Latest[Signal]] = Latest()
+"""What the reader's own lamp and buzzer are to show."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _CHUNK: Final = 65536
@@ -27,9 +31,9 @@ def begin() -> AnyTask:
     came = b""
     while b"\n" not in came:
         came += _input()
-    first, _, _ = came.partition(b"\n")
+    first, _, rest = came.partition(b"\n")
     task: AnyTask = msgspec.json.decode(first, type=AnyTask)
-    threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
+    threading.Thread(target=_heed, args=(rest,), daemon=True).start()
     return task
 
 
@@ -46,6 +50,10 @@ def _input() -> bytes:
     return chunk
 
 
-def _exit_at_end_of_input() -> None:
-    while _input():
-        pass
+def _heed(came: bytes) -> NoReturn:
+    """Takes what comes after the task, for as long as the supervisor lives."""
+    while True:
+        *whole, came = came.split(b"\n")
+        for line in whole:
+            signals.put(msgspec.json.decode(line, type=Signal))
+        came += _input()
