@@ -3,6 +3,10 @@
 It runs without systemd and as any user: the listening socket is made here and handed over the way
 systemd does (sd_listen_fds(3)), so the machine's own daemon keeps its socket.
 
+With `handler=True` each entry is a reader of the rig's own driver (tests/rig/ifd/ifd.c, built here)
+around libifdvpcd: it notices cards as fast as USB readers do, can be unplugged, and takes escape
+commands.
+
 Two things it cannot keep apart: the pid file /run/pcscd/pcscd.pid is a fixed path in pcscd, written
 and removed where this user may; and Debian 12's pcscd also finds a USB reader that is plugged in
 (newer ones are told to look for none).
@@ -13,7 +17,9 @@ import shutil
 import socket
 import subprocess
 from pathlib import Path
+from typing import Final
 
+from tests.rig.cards import POLL_GAP_S
 from tests.rig.processes import (
     Child,
     MissingProgramError,
@@ -22,6 +28,9 @@ from tests.rig.processes import (
     free_port,
     wait_for,
 )
+
+_HANDLER_SOURCE: Final = Path(__file__).parent / "ifd" / "ifd.c"
+_HEADERS: Final = Path("/usr/include/PCSC")
 
 # pcscd has room for 16 readers, and each vpcd entry opens two.
 _MOST_SLOTS = 8
@@ -33,9 +42,13 @@ class Pcscd(Server):
     Each entry has its own copy of the driver (entries that share one library answer for each other)
     and two adjacent ports, of which the rig uses the first; the second is a reader with no card.
     `ports[i]` is where `VirtualReader` connects for `reader_names[i]`.
+
+    With `handler`, there is no second reader; `unplug`, `replug` and what concerns escape commands
+    need it. It writes each escape command of entry i (SCardControl with code 0x42000001 or
+    0x42000DAC) as a line of lower-case hex into `folders[i] / "escapes"` and answers 90 00.
     """
 
-    def __init__(self, directory: Path, slots: int = 1) -> None:
+    def __init__(self, directory: Path, slots: int = 1, *, handler: bool = False) -> None:
         if not 1 <= slots <= _MOST_SLOTS:
             raise ValueError(f"slots must be 1 to {_MOST_SLOTS}, not {slots}")
         self.directory = directory
@@ -45,18 +58,28 @@ class Pcscd(Server):
         self.log = directory / "pcscd.log"
         self.ports = tuple(free_port(2) for _ in range(slots))
         self.reader_names = tuple(f"Rig {index} 00 00" for index in range(slots))
+        self.handler = handler
+        self.gap_s = 0.0 if handler else POLL_GAP_S
+        """How long a field must be empty so that a card's leaving is noticed."""
+        self.folders = tuple(directory / f"entry-{index}" for index in range(slots))
         driver = _driver()
+        built = _build_handler(directory) if handler else None
         self._no_drivers = directory / "no-usb-drivers"
         self._no_drivers.mkdir(parents=True, exist_ok=True)
         self._conf = directory / "reader.conf.d"
         self._conf.mkdir(parents=True, exist_ok=True)
         for index, port in enumerate(self.ports):
-            copy = directory / f"libifdvpcd-{index}.so"
-            shutil.copyfile(driver, copy)
+            folder = self.folders[index]
+            folder.mkdir()
+            library, device = folder / "libifdvpcd.so", "/dev/null"
+            shutil.copyfile(driver, library)
+            if built is not None:
+                library, device = folder / "ifd.so", str(folder)
+                shutil.copyfile(built, library)
             (self._conf / f"rig-{index}").write_text(
                 f'FRIENDLYNAME "Rig {index}"\n'
-                f"DEVICENAME /dev/null:{port:#x}\n"
-                f"LIBPATH {copy}\n"
+                f"DEVICENAME {device}:{port:#x}\n"
+                f"LIBPATH {library}\n"
                 f"CHANNELID {port:#x}\n",
                 encoding="utf-8",
             )
@@ -65,6 +88,45 @@ class Pcscd(Server):
     def env(self) -> dict[str, str]:
         """What a PC/SC client needs in its environment (read once per process by libpcsclite)."""
         return {"PCSCLITE_CSOCK_NAME": str(self.socket_path)}
+
+    def unplug(self, slot: int = 0) -> None:
+        """Takes the reader away, and the card with it.
+
+        pcscd reports it as unavailable, and goes on listing it until it is started anew: readers of
+        reader.conf never leave its list.
+        """
+        self._needs_handler()
+        (self.folders[slot] / "unplugged").touch()
+
+    def replug(self, slot: int = 0) -> None:
+        """Brings the reader back."""
+        self._needs_handler()
+        (self.folders[slot] / "unplugged").unlink(missing_ok=True)
+
+    def escapes(self, slot: int = 0) -> list[bytes]:
+        """The escape commands that this reader was given so far, in order."""
+        self._needs_handler()
+        log = self.folders[slot] / "escapes"
+        lines = log.read_text(encoding="ascii").splitlines() if log.exists() else []
+        return [bytes.fromhex(line) for line in lines]
+
+    def delay_escapes(self, slot: int, ms: int) -> None:
+        """From now on each escape command takes `ms`."""
+        self._needs_handler()
+        (self.folders[slot] / "escape-delay").write_text(f"{ms}\n", encoding="ascii")
+
+    def fail_escapes(self, slot: int, fails: bool) -> None:
+        """From now on escape commands fail (they are written down all the same), or do not."""
+        self._needs_handler()
+        mark = self.folders[slot] / "escape-fails"
+        if fails:
+            mark.touch()
+        else:
+            mark.unlink(missing_ok=True)
+
+    def _needs_handler(self) -> None:
+        if not self.handler:
+            raise RuntimeError("only the rig's own driver does this: Pcscd(…, handler=True)")
 
     def _launch(self) -> Child:
         program = find_program("pcscd", "pcscd")
@@ -90,7 +152,10 @@ class Pcscd(Server):
 
     def _is_ready(self) -> bool:
         """Whether it listens for cards on every slot."""
-        return all(_listens(port) for port in self.ports)
+        return all(
+            _listens(port) or (folder / "unplugged").exists()
+            for port, folder in zip(self.ports, self.folders, strict=True)
+        )
 
     def stop(self) -> None:
         """Ends it in good order; its socket file goes, as with a stopped service.
@@ -123,6 +188,19 @@ def _driver() -> Path:
         if line.endswith("/libifdvpcd.so") and Path(line).exists():
             return Path(line)
     raise MissingProgramError("the reader driver libifdvpcd.so", "vsmartcard-vpcd")
+
+
+def _build_handler(directory: Path) -> Path:
+    """The rig's own driver, compiled into `directory`."""
+    if not (_HEADERS / "ifdhandler.h").exists():
+        raise MissingProgramError("ifdhandler.h", "libpcsclite-dev")
+    library = directory / "ifd.so"
+    warnings = ("-Wall", "-Wextra", "-Werror")
+    options = (*warnings, "-std=c11", "-O1", "-fPIC", "-shared", f"-I{_HEADERS}")
+    subprocess.run(
+        [find_program("gcc", "gcc"), *options, "-o", library, _HANDLER_SOURCE], check=True
+    )
+    return library
 
 
 def _help(program: str) -> str:
