@@ -1,7 +1,7 @@
 """What a card says of itself: a Credential, and how far it can be trusted.
 
-A card's Credential identifies; it names nobody. Whose it is, only the hub knows. One scheme,
-`member`, is no card's: with it a device says whom somebody spoke of.
+A card's Credential identifies; it names nobody. Whose it is, only the hub knows. Two schemes
+are no card's: with `member` a device says whom somebody spoke of, with `rehearsal` it tries itself.
 """
 
 import re
@@ -10,8 +10,15 @@ from enum import IntEnum, StrEnum
 from typing import Final
 
 UID_SCHEME: Final = "uid"
+CLASSIC_SECTOR_SCHEME: Final = "classic-sector"
+"""A number that stands in a sector of a Mifare Classic card."""
+CPU_FILE_SCHEME: Final = "cpu-file"
+"""The issuer and serial number that stand in a file of a CPU card."""
 MEMBER_SCHEME: Final = "member"
 """Names a member by the code of the register: whom an act at a reader speaks of. No card has it."""
+
+REHEARSAL_SCHEME: Final = "rehearsal"
+"""Of the virtual cards of a rehearsal, see `protocol.journal.EpochHeader`. No card has it."""
 
 MAX_FIELD_CHARS: Final = 64
 """Upper bound of each of a Credential's three texts, in characters."""
@@ -49,7 +56,8 @@ class Credential:
     `value` the identifier itself; a `uid` is upper-case hex in the order in which the reader
     returns it (PC/SC part 3, GET DATA `FF CA 00 00 00`), without separators. A `member` has no
     issuer either; its value is the member's code as the hub's register has it, which neither blanks
-    nor control characters stand in.
+    nor control characters stand in. `cpu_file_credential` and `classic_sector_credential` say what
+    stands in theirs.
     """
 
     scheme: str
@@ -85,6 +93,35 @@ def uid_credential(uid: bytes) -> Credential:
     ISO/IEC 14443-3 §6.5.4), which phones send anew at each tap.
     """
     return Credential(UID_SCHEME, "", uid.hex().upper())
+
+
+def cpu_file_credential(issuer: str, serial: str) -> Credential:
+    """The credential of a CPU card's public file: the issuer's code, 16 hex digits, and the serial
+    number, an even number of hex digits. Raises InvalidCredentialError, also where nothing but
+    zeros or F is written.
+    """
+    issuer, serial = issuer.upper(), serial.upper()
+    if not re.fullmatch(r"[0-9A-F]{16}", issuer):
+        raise InvalidCredentialError("an issuer's code is 16 hex digits")
+    if not re.fullmatch(r"(?:[0-9A-F]{2})+", serial):
+        raise InvalidCredentialError("a serial number is an even number of hex digits")
+    if not serial.strip("0") or not serial.strip("F"):
+        raise InvalidCredentialError("a serial number of zeros or F identifies nothing")
+    return Credential(CPU_FILE_SCHEME, issuer, serial)
+
+
+def classic_sector_credential(numbering: str, number: str) -> Credential:
+    """The credential of a number in a card's sector; `numbering` names who gives such numbers.
+
+    Raises InvalidCredentialError where one is empty or has blanks or what cannot be printed, and
+    where the number is nothing but zeros.
+    """
+    for name, text in (("numbering", numbering), ("number", number)):
+        if not text or not text.isprintable() or re.search(r"\s", text):
+            raise InvalidCredentialError(f"a {name} is not empty, without blanks, and printable")
+    if not number.strip("0"):
+        raise InvalidCredentialError("a number of zeros identifies nothing")
+    return Credential(CLASSIC_SECTOR_SCHEME, numbering, number)
 
 
 def member_credential(code: str) -> Credential:

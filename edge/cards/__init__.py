@@ -2,14 +2,16 @@
 
 A profile yields each `Command` that it wants the card to answer, is sent the `Response`, and
 returns a `Reading`, or raises `CardRefused` (this card is no identity here, trying again is
-pointless) or `CardUnusable` (what it answered makes no sense, trying again may help). A profile
-knows no reader, no clock and no transport; `run` joins it to one.
+pointless), `CardUnusable` (what it answered makes no sense, trying again may help) or, before the
+card has shown that it is of the profile's kind, `NotThisKind` (the next profile may ask). A profile
+knows no reader, no clock and no transport; `run` joins it to one, edge.cards.choose the several.
 
 Nothing here trusts a card: the number of exchanges and the length of answers are bounded.
 """
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, timezone
 from enum import StrEnum
 from typing import Final
 
@@ -33,6 +35,12 @@ class Refusal(StrEnum):
     """The number is new at each tap, as phones and watches send it."""
     NO_NUMBER = "no-number"
     """All zero: the card hides its number (resident ID cards do)."""
+    ID_CARD = "id-card"
+    """A resident ID card (二代身份证)."""
+    BLANK = "blank"
+    """Of the right kind, but nothing has been written where its number should stand."""
+    UNKNOWN_KIND = "unknown-kind"
+    """Of no kind that is read here."""
 
 
 class CardError(Exception):
@@ -49,6 +57,10 @@ class CardRefused(CardError):  # noqa: N818 - a refusal is an answer, not a defe
 
 class CardUnusable(CardError):  # noqa: N818 - as above
     """The card answered nonsense or an error; the message holds no card number."""
+
+
+class NotThisKind(CardError):  # noqa: N818 - as above
+    """The card is none that the profile reads, as far as it has shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +107,35 @@ class Response:
         return cls(bytes(raw[:-2]), raw[-2], raw[-1])
 
 
+_CHINA: Final = timezone(timedelta(hours=8))
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """The days, both included, for which a card says that it is valid; in China's time."""
+
+    first: date
+    last: date
+
+    def __post_init__(self) -> None:
+        if self.last < self.first:
+            raise ValueError("a validity does not end before it begins")
+
+    def holds(self, at_ms: int) -> bool:
+        """Whether it covers a moment, in ms since the Unix epoch."""
+        day = datetime.fromtimestamp(at_ms // 1000, UTC).astimezone(_CHINA).date()
+        return self.first <= day <= self.last
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a profile made of a card."""
+    """What a profile made of a card; `valid` where the card has dates. Out of them it is an
+    identity all the same.
+    """
 
     credential: Credential
     assurance: Assurance
+    valid: Validity | None = None
 
 
 Profile = Generator[Command, Response, Reading]
@@ -135,9 +170,7 @@ def complete(command: Command) -> Generator[Command, Response, Response]:
     """
     response = yield command
     if response.sw1 == _WRONG_LE:
-        # The fifth byte is Le where there is no command data, which is where cards send 6Cxx.
-        header = command.apdu if len(command.apdu) == 4 else command.apdu[:-1]
-        response = yield Command(header + bytes([response.sw2]))
+        response = yield Command(_without_le(command.apdu) + bytes([response.sw2]))
         if response.sw1 == _WRONG_LE:
             raise CardUnusable("the card refuses the length that it asked for (6Cxx twice)")
     data = response.data
@@ -147,3 +180,39 @@ def complete(command: Command) -> Generator[Command, Response, Response]:
         response = yield Command(bytes([0x00, 0xC0, 0x00, 0x00, response.sw2]))
         data += response.data
     raise CardUnusable(f"the card still has data after {MAX_CHAINED} GET RESPONSE (61xx)")
+
+
+def _without_le(apdu: bytes) -> bytes:
+    """The command up to its Le, ISO/IEC 7816-4 §5.2: the fifth byte counts data that follow it."""
+    if len(apdu) <= 5:
+        return apdu[:4]
+    return apdu[: 5 + apdu[4]]
+
+
+def said_not_here(response: Response) -> bool:
+    """Whether a card, or a reader in its place, says that it has no such command or file.
+
+    Reader: 6300, 6900 and 6A81 for what memory cards do not have. Card, ISO/IEC 7816-4 §5.6: 6700
+    length, 6881, 6882 channel or secure messaging, 6999 no such applet (GlobalPlatform), 6A82 no
+    such file, 6A86, 6A87 parameters, 6D00 instruction, 6E00 class.
+    """
+    return not response.data and (response.sw1, response.sw2) in _NOT_HERE
+
+
+_NOT_HERE: Final = frozenset(
+    (status >> 8, status & 0xFF)
+    for status in (
+        0x6300,
+        0x6700,
+        0x6881,
+        0x6882,
+        0x6900,
+        0x6999,
+        0x6A81,
+        0x6A82,
+        0x6A86,
+        0x6A87,
+        0x6D00,
+        0x6E00,
+    )
+)

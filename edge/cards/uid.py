@@ -22,7 +22,11 @@ def uid() -> Profile:
     response = yield from complete(GET_UID)
     if not response.succeeded:
         raise CardUnusable(f"GET DATA of the UID gave {response.status}")
-    number = response.data
+    return reading_of(response.data)
+
+
+def reading_of(number: bytes) -> Reading:
+    """What a UID comes to, also where a reader types it. Raises as `uid` does."""
     if len(number) not in _LENGTHS:
         raise CardUnusable(f"{len(number)} bytes are no UID (4, 7, 8 or 10)")
     if not any(number):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-from edge.cards import Refusal
+from edge.cards import Refusal, Validity
 from protocol.credential import Assurance, Credential
 
 WIRE_NAME_CHARS: Final = 64
@@ -41,6 +41,12 @@ class Unreadable(StrEnum):
     """A phone or watch: its number is new at each tap."""
     NO_NUMBER = "no-number"
     """The card hides its number, as resident ID cards do."""
+    ID_CARD = "id-card"
+    """A resident ID card."""
+    BLANK = "blank"
+    """Of the right kind, but nobody has written a number into it."""
+    UNKNOWN_KIND = "unknown-kind"
+    """A card of no kind that is read here."""
 
     @classmethod
     def because(cls, refusal: Refusal) -> "Unreadable":
@@ -60,6 +66,9 @@ _WORDING: Final = {
     Unreadable.BAD_ANSWER: "没有读清，请再刷一次",
     Unreadable.RANDOM_NUMBER: "手机、手表不能代替党员卡，请刷实体卡",
     Unreadable.NO_NUMBER: "此卡（如身份证）不能用于签到，请刷党员卡",
+    Unreadable.ID_CARD: "身份证不能用于签到，请刷党员卡",
+    Unreadable.BLANK: "此卡还没有写入号码，请联系工作人员",
+    Unreadable.UNKNOWN_KIND: "不是党员卡（如手机、银行卡），请刷党员卡",
 }
 
 
@@ -113,6 +122,8 @@ class CardRead:
     boottime_ms: int
     credential: Credential
     assurance: Assurance
+    valid: Validity | None = None
+    """The days for which the card says that it is valid, where it does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ a defect, for which the worker is ended and started anew.
 
 import msgspec
 
+from edge.cards import Reading, Validity
+from edge.cards.settings import UID_ONLY, Plan
 from edge.readers import Down, Unreadable
 
 
@@ -58,6 +60,13 @@ class Read(Line, frozen=True, tag="read"):
     issuer: str
     value: str
     assurance: int
+    valid: Validity | None = None
+
+    @classmethod
+    def of(cls, generation: int, reading: Reading) -> "Read":
+        """What a profile made of the card."""
+        who = reading.credential
+        return cls(generation, who.scheme, who.issuer, who.value, reading.assurance, reading.valid)
 
 
 class Unread(Line, frozen=True, tag="unread"):
@@ -96,7 +105,7 @@ class ListReaders(Task, frozen=True, tag="list"):
 
 
 class ServeReader(Task, frozen=True, tag="serve"):
-    """Read the cards on one reader; `name` is what its driver calls it.
+    """Read the cards on one reader, as `cards` says; `name` is what its driver calls it.
 
     `budget_ms` bounds the worker's own retries of one card. `counter` and `card` are what the
     worker's predecessor had last told, so that a card is neither read twice nor overlooked.
@@ -106,6 +115,7 @@ class ServeReader(Task, frozen=True, tag="serve"):
     budget_ms: int
     counter: int | None = None
     card: bool = False
+    cards: Plan = UID_ONLY
 
 
 AnyTask = ListReaders | ServeReader

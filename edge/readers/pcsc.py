@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from edge.cards.settings import UID_ONLY, Plan
 from edge.feedback import Outcome
 from edge.readers import Health, Sink
 from edge.readers.lines import AnyLine, Listed, ListReaders, Trouble
@@ -43,8 +44,10 @@ class PcscReaders:
         self,
         *,
         read_timeout_ms: int = DEFAULT_READ_TIMEOUT_MS,
+        cards: Plan = UID_ONLY,
         worker: Sequence[str] = _WORKER,
     ) -> None:
+        self._cards = cards
         self._read_timeout_ms = read_timeout_ms
         self._worker = tuple(worker)
         self._outlet = Outlet()
@@ -141,6 +144,11 @@ class PcscReaders:
             for name in names:
                 if name not in self._readers:
                     reader = self._readers[name] = SupervisedReader(
-                        self._outlet, os.fsdecode(name), name, self._worker, self._read_timeout_ms
+                        self._outlet,
+                        os.fsdecode(name),
+                        name,
+                        self._worker,
+                        self._read_timeout_ms,
+                        self._cards,
                     )
                     reader.start()

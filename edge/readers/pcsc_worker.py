@@ -22,7 +22,7 @@ from typing import Any, Final, NoReturn
 import smartcard.scard
 
 from edge.cards import CardRefused, CardUnusable, run
-from edge.cards.uid import uid
+from edge.cards.choose import Profiles, identify, profiles_of
 from edge.readers import Unreadable
 from edge.readers.lines import (
     Alive,
@@ -155,19 +155,21 @@ def _list_readers(context: int, complaint: "_Complaint") -> NoReturn:
 
 def _keep_serving(task: ServeReader) -> NoReturn:
     complaint = _Complaint()
+    profiles = profiles_of(task.cards)
     slot = None if task.counter is None else Slot(task.counter, task.card)
     while True:
         try:
             with _context() as context:
-                _serve(context, os.fsdecode(task.name), slot, task.budget_ms, complaint)
+                _serve(context, task, profiles, slot, complaint)
         except PcscError as error:
             slot = None  # counters of another pcscd, or of the reader plugged in again, differ
             complaint.about(error)
 
 
 def _serve(
-    context: int, name: str, slot: Slot | None, budget_ms: int, complaint: "_Complaint"
+    context: int, task: ServeReader, profiles: Profiles, slot: Slot | None, complaint: "_Complaint"
 ) -> NoReturn:
+    name = os.fsdecode(task.name)
     state = _status(context, name, scard.SCARD_STATE_UNAWARE, 0)
     now = _slot(state)
     complaint.over()
@@ -187,7 +189,7 @@ def _serve(
             say(Gone(happened.missed, now.counter))
         if happened.came is not None:
             say(Seen(happened.came, noticed_ms))
-            say(_read(context, name, now, state, budget_ms))
+            say(_read(context, name, profiles, now, state, task.budget_ms))
         state = _status(context, name, state, _WAIT_MS)
         if not state >> 16:
             # pcscd compares counters only when the known one is not 0, so ask without knowledge.
@@ -195,7 +197,9 @@ def _serve(
         now = _slot(state)
 
 
-def _read(context: int, name: str, slot: Slot, state: int, budget_ms: int) -> Read | Unread:
+def _read(
+    context: int, name: str, profiles: Profiles, slot: Slot, state: int, budget_ms: int
+) -> Read | Unread:
     """Reads the card in `slot`, trying again what may pass within `budget_ms`.
 
     Says `Unread` itself before it raises PcscError, where the reader or the service went away.
@@ -204,7 +208,7 @@ def _read(context: int, name: str, slot: Slot, state: int, budget_ms: int) -> Re
     nonsense = 0
     for attempt in itertools.count(1):
         try:
-            return _attempt(context, name, slot, state)
+            return _attempt(context, name, profiles, slot, state)
         except CardRefused as refused:
             return Unread(slot.counter, Unreadable.because(refused.reason), "refused")
         except CardUnusable as unusable:
@@ -227,7 +231,7 @@ def _read(context: int, name: str, slot: Slot, state: int, budget_ms: int) -> Re
     return Unread(slot.counter, reason, detail)
 
 
-def _attempt(context: int, name: str, slot: Slot, state: int) -> Read:
+def _attempt(context: int, name: str, profiles: Profiles, slot: Slot, state: int) -> Read:
     with _connection(context, name) as (card, protocol):
         # Once connected, a card that leaves makes the handle stale; before, only this tells.
         if _left(context, name, slot, state, within_ms=0):
@@ -240,9 +244,7 @@ def _attempt(context: int, name: str, slot: Slot, state: int) -> Read:
                 raise PcscError(NOT_TRANSACTED, "talking to the card")
             return bytes(answer)
 
-        reading = run(uid(), transmit)
-    who = reading.credential
-    return Read(slot.counter, who.scheme, who.issuer, who.value, reading.assurance)
+        return Read.of(slot.counter, run(identify(profiles), transmit))
 
 
 def _left(context: int, name: str, slot: Slot, state: int, *, within_ms: int) -> bool:

@@ -24,6 +24,7 @@ from typing import Final, assert_never
 
 import msgspec
 
+from edge.cards.settings import UID_ONLY, Plan
 from edge.feedback import Outcome
 from edge.readers import (
     CardGone,
@@ -112,11 +113,13 @@ class SupervisedReader:
         device: bytes,
         worker: Sequence[str],
         read_timeout_ms: int = DEFAULT_READ_TIMEOUT_MS,
+        cards: Plan = UID_ONLY,
     ) -> None:
         self._emit = outlet.emit
         self._name = name
         self._device = device
         self._read_timeout_ms = read_timeout_ms
+        self._cards = cards
         self._keeper = Keeper(worker)
         self._up = False
         self._trouble = "starting"
@@ -151,7 +154,11 @@ class SupervisedReader:
         back_off = BackOff()
         while True:
             task = ServeReader(
-                self._device, self._read_timeout_ms * 7 // 10, self._counter, self._card
+                self._device,
+                self._read_timeout_ms * 7 // 10,
+                self._counter,
+                self._card,
+                self._cards,
             )
             process = self._keeper.begin(task)
             if process is None:
@@ -242,6 +249,7 @@ class SupervisedReader:
                 self._open.boottime_ms,
                 Credential(line.scheme, line.issuer, line.value),
                 Assurance(line.assurance),
+                line.valid,
             )
         except (InvalidCredentialError, ValueError):
             _log.error("%s: a worker sent an impossible credential", self._name)
