@@ -31,6 +31,7 @@ from edge.readers import (
     ReaderUp,
     wire_name,
 )
+from edge.status import Heard, RecorderStatus
 from edge.store import (
     Journal,
     JournalBusyError,
@@ -87,6 +88,7 @@ class _Alarm:
 @dataclass(frozen=True, slots=True)
 class _NewRoster:
     roster: Roster
+    boottime_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,10 @@ class Recorder:
         self._cards: list[CardRead] = []
         self._entries: list[Entry] = []
         self._roster: Roster | None = None
+        self._heard: Heard | None = None
+        self._reader_states: tuple[ReaderState, ...] = ()
+        self._tally: tuple[int | None, int] = (None, 0)
+        """When the check-in opened that is counted, by the hub's clock, and the taps since."""
         self._watching = threading.Lock()
         self._busy_since: int | None = None
         self._stalled = False
@@ -203,6 +209,25 @@ class Recorder:
                 log.error("nothing can be recorded: the storage does not answer")
                 self._feedback.stand(Standing.CANNOT_RECORD)
 
+    def status(self) -> RecorderStatus:
+        """How it is now; from any thread, also while the storage does not answer."""
+        now = self._stamp(self._clock.boottime_ms())
+        with self._watching:
+            stalled = self._stalled
+        heard, (counted, taps) = self._heard, self._tally
+        opened = self._opened(now)
+        known = heard is not None and now.trusted
+        return RecorderStatus(
+            now.boottime_ms,
+            now.wall_ms,
+            now.trusted,
+            self._reader_states,
+            self._failure,
+            stalled,
+            heard,
+            None if known and opened is None else taps if counted == opened else 0,
+        )
+
     def reader_event(self, event: ReaderEvent) -> None:
         """The readers' sink."""
         self._events.put(event)
@@ -228,7 +253,7 @@ class Recorder:
         self._events.put(_Alarm(reason))
 
     def new_roster(self, roster: Roster) -> None:
-        self._events.put(_NewRoster(roster))
+        self._events.put(_NewRoster(roster, self._clock.boottime_ms()))
 
     def ask_state(self) -> None:
         # Whatever was tapped before `at` has been read, or given up, and put into the queue by
@@ -310,8 +335,9 @@ class Recorder:
                 self._commit()
                 if self._journal is not None:
                     self._journal.alarm(reason)
-            case _NewRoster(roster):
+            case _NewRoster(roster, boottime_ms):
                 self._roster = roster
+                self._heard = Heard.of(roster, boottime_ms)
             case _AskState(at):
                 self._commit()
                 self._tell_state(at)
@@ -406,6 +432,7 @@ class Recorder:
         self._readers[name] = ReaderState(name, up, at.boottime_ms)
         while len(self._readers) > MAX_READERS:  # the one not heard of for longest
             del self._readers[next(iter(self._readers))]
+        self._reader_states = tuple(self._readers.values())
         self._stand()
         if up:
             return entries.ReaderUp(at, name)
@@ -443,6 +470,7 @@ class Recorder:
         for card in cards:
             self._feedback.show(Notice(self._recorded_as(card), card.reader))
             self._debounce.recorded(card.credential, card.boottime_ms)
+            self._count(card)
         self._notify(Appended(self._journal.epoch, head))
 
     def _recorded_as(self, card: CardRead) -> Outcome:
@@ -457,6 +485,16 @@ class Recorder:
                 return Outcome.UNKNOWN
             case Known.SILENT:
                 return Outcome.RECORDED
+
+    def _count(self, card: CardRead) -> None:
+        opened = self._opened(self._stamp(card.boottime_ms))
+        counted, taps = self._tally
+        self._tally = (opened, taps + 1 if counted == opened else 1)
+
+    def _opened(self, at: Stamp) -> int | None:
+        """When check-in opened last, by the hub's clock; None where that is not known."""
+        roster = self._roster
+        return None if roster is None or not at.trusted else roster.opened_ms(at.wall_ms)
 
     def _opened_ms(self, boottime_ms: int) -> int | None:
         """When check-in opened last here, by CLOCK_BOOTTIME; None where that is not known."""

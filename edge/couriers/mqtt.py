@@ -26,6 +26,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edge.couriers import Appended, JournalEvent, JournalOwner, JournalState, Opened, Pruned
 from edge.enrol import Keys
+from edge.status import CourierStatus
 from edge.store import JournalError, JournalReader
 from protocol import topics
 from protocol.batch import (
@@ -231,14 +232,6 @@ class Link:
             self._tell(Carried(mid))
 
 
-@dataclass(frozen=True, slots=True)
-class CourierHealth:
-    connected: bool
-    unreceipted: int
-    alarm: str
-    """Why a receipt was not followed, where that means that histories differ."""
-
-
 class Courier:
     """The thread that sends. `tell` it what happened, from any thread."""
 
@@ -276,7 +269,9 @@ class Courier:
         self._connected = False
         self._next_heartbeat = 0
         self._complain_at = self._unsaid = 0
-        self._health = CourierHealth(connected=False, unreceipted=0, alarm="")
+        self._hub_online: bool | None = None
+        self._hub_session = (0, 0)
+        self._status = CourierStatus(connected=False, hub_online=None, unreceipted=0, alarm="")
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
 
     def start(self) -> None:
@@ -294,8 +289,9 @@ class Courier:
             return  # a flood: receipts are repeated, memory is not endless
         self._events.put(event)
 
-    def health(self) -> CourierHealth:
-        return self._health
+    def status(self) -> CourierStatus:
+        """How it is now; from any thread."""
+        return self._status
 
     def alive(self) -> bool:
         return self._thread.is_alive()
@@ -323,9 +319,10 @@ class Courier:
             going = self._handle_what_waits()
             self._send_all()
             self._heartbeat_if_due()
-            self._health = replace(
-                self._health,
+            self._status = replace(
+                self._status,
                 connected=self._connected,
+                hub_online=self._hub_online,
                 unreceipted=self._sender.unreceipted(),
             )
 
@@ -358,6 +355,7 @@ class Courier:
                     self._sender.pruned(epoch, first)
             case Connected():
                 self._connected = True
+                self._hub_online = None
                 self._greeted = (0, 0)
                 self._not_taken = ""
                 self._tickets.clear()
@@ -366,6 +364,7 @@ class Courier:
                 self._owner.ask_state()
             case Disconnected():
                 self._connected = False
+                self._hub_online = None
                 self._sender.disconnected()
             case Carried(number):
                 if number in self._tickets:
@@ -374,6 +373,7 @@ class Courier:
                 if reason != self._not_taken:
                     log.info("the broker: %s", reason)
                 self._not_taken = reason
+                self._hub_online = False
                 self._sender.nobody_listens(_now())
             case Incoming(topic, payload):
                 self._incoming(topic, payload)
@@ -470,9 +470,9 @@ class Courier:
                 case Refused(reason, epoch, through):
                     what = f"a receipt up to {through} of epoch {epoch.hex()[:8]}: {reason}"
                     if reason in HISTORIES_DIFFER:
-                        if not self._health.alarm:
+                        if not self._status.alarm:
                             log.error("journal and hub differ: %s", what)
-                        self._health = replace(self._health, alarm=reason)
+                        self._status = replace(self._status, alarm=reason)
                         self._owner.alarm(reason)
                     self._complain(f"{what}; it was not followed")
 
@@ -488,6 +488,9 @@ class Courier:
     def _hub_state(self, state: HubState) -> list[Outcome]:
         """A hub that has just come has heard no hello of ours: the broker keeps none for it."""
         session = (state.generation, state.session)
+        if session >= self._hub_session:  # an older one may be played back
+            self._hub_session = session
+            self._hub_online = state.online
         if state.online and session > self._greeted:
             self._greeted = session
             self._roster_issued_ms = 0  # the clock of the hub that was may have been ahead

@@ -153,7 +153,7 @@ class Place:
 
     def all_there(self, hub: Hub) -> bool:
         """Whether the hub has every entry and the edge knows it."""
-        return hub.entries() == self.taps + 1 and self.courier.health().unreceipted == 0
+        return hub.entries() == self.taps + 1 and self.courier.status().unreceipted == 0
 
     def wait_all(self, hub: Hub, timeout_s: float = 10) -> None:
         wait_for(lambda: self.all_there(hub), "receipts for everything", timeout_s)
@@ -179,18 +179,49 @@ def test_the_broker_comes_late_and_dies(make: MakePlace, rig_dir: Path) -> None:
     broker = Mosquitto(rig_dir / "own")
     place = make(broker.port).start()
     place.tap(3)
-    wait_for(lambda: place.courier.health().unreceipted == 4, "four entries that wait")
-    assert not place.courier.health().connected
+    wait_for(lambda: place.courier.status().unreceipted == 4, "four entries that wait")
+    assert not place.courier.status().connected
     with broker:
         hub = place.hub(broker.port).start()
         place.wait_all(hub)
         for go_away in (broker.kill, broker.stop):
             go_away()
-            wait_for(lambda: not place.courier.health().connected, "a loss that is noticed")
+            wait_for(lambda: not place.courier.status().connected, "a loss that is noticed")
             place.tap(2)
             broker.start()
             wait_for(hub.client.is_connected, "the hub again")
             place.wait_all(hub, 15)
+        hub.stop()
+
+
+def test_the_status_tells_a_lost_line_from_a_hub_that_is_gone(
+    make: MakePlace, rig_dir: Path
+) -> None:
+    def status_becomes(connected: bool, hub_online: bool | None) -> None:
+        wait_for(
+            lambda: (
+                (place.courier.status().connected, place.courier.status().hub_online)
+                == (connected, hub_online)
+            ),
+            f"{connected}, {hub_online}",
+        )
+
+    with Mosquitto(rig_dir / "own") as broker:
+        place = make(broker.port).start()
+        status_becomes(True, False)  # the broker has nobody for what is sent
+        hub = place.hub(broker.port).start()
+        status_becomes(True, True)
+        hub.say(online=False)
+        status_becomes(True, False)
+        hub.say(online=True)
+        status_becomes(True, True)
+        hub.session -= 1
+        hub.say(online=False)  # of a session that is over
+        place.tap()
+        place.wait_all(hub)
+        status_becomes(True, True)
+        broker.kill()
+        status_becomes(False, None)
         hub.stop()
 
 
@@ -209,7 +240,7 @@ def test_more_missing_entries_than_a_batch_holds_are_a_gap_and_the_others_flow(
     place.start()
     place.tap()
     wait_for(lambda: hub.entries() == 1_000 + 2, "everything that is there, and the gap")
-    wait_for(lambda: place.courier.health().unreceipted == 0, "receipts")
+    wait_for(lambda: place.courier.status().unreceipted == 0, "receipts")
     assert hub.gaps == {(1, 601)}
     hub.stop()
 
@@ -238,9 +269,9 @@ def test_an_old_epoch_that_cannot_be_read_holds_up_no_other(
         hub.start()
         place.start()
         place.tap()
-        wait_for(lambda: place.courier.health().unreceipted == 2, "receipts for all but the oldest")
+        wait_for(lambda: place.courier.status().unreceipted == 2, "receipts for all but the oldest")
         place.tap()
-        wait_for(lambda: place.courier.health().unreceipted == 2, "a receipt for another tap")
+        wait_for(lambda: place.courier.status().unreceipted == 2, "a receipt for another tap")
     hub.say(online=True)
     hub.stop()
 
@@ -265,7 +296,7 @@ def test_a_hub_that_comes_late_is_served_at_once(make: MakePlace, rig_dir: Path)
     with Mosquitto(rig_dir / "own") as broker:
         place = make(broker.port).start()
         place.tap()
-        wait_for(lambda: place.courier.health().connected, "a connection")
+        wait_for(lambda: place.courier.status().connected, "a connection")
         time.sleep(3)  # long enough for its patience to have grown
         hub = place.hub(broker.port)
         began = time.monotonic()
@@ -298,7 +329,7 @@ def test_a_dead_line_is_noticed_within_two_keep_alives(
             proxy.hold(each)  # type: ignore[arg-type]
         began = time.monotonic()
         place.tap(5)
-        wait_for(lambda: not place.courier.health().connected, "a loss that is noticed", 10)
+        wait_for(lambda: not place.courier.status().connected, "a loss that is noticed", 10)
         assert time.monotonic() - began < 2 * 2 + 2
         for each in held:
             proxy.release(each)  # type: ignore[arg-type]
@@ -358,13 +389,13 @@ def test_hostile_receipts_free_nothing_and_hold_up_nothing(
             worst = max(worst, _rss())
     place.tap(5)
     wait_for(lambda: hub.entries() == 11, "taps that go on")
-    assert place.courier.health().unreceipted == 11
+    assert place.courier.status().unreceipted == 11
     assert worst - before < 60 << 20, f"{(worst - before) >> 20} MB more"
     ours = [each for each in caplog.records if each.name.startswith("edge")]
     assert 0 < len(ours) < 20, "a flood must not become one of the log"
-    assert place.courier.health().alarm, "a receipt that differs is an alarm"
+    assert place.courier.status().alarm, "a receipt that differs is an alarm"
     reader = JournalReader(place.data)
-    wait_for(lambda: reader.alarm() == place.courier.health().alarm, "an alarm for the doctor")
+    wait_for(lambda: reader.alarm() == place.courier.status().alarm, "an alarm for the doctor")
     reader.close()
     hub.answering = True
     place.tap()
@@ -389,12 +420,12 @@ def test_forged_generations_are_not_believed(make: MakePlace, mosquitto: Mosquit
     hub.answering = False
     hub.generation = 8
     hub.say(online=True)
-    wait_for(lambda: place.courier.health().unreceipted == place.taps + 1, "all offered again")
+    wait_for(lambda: place.courier.status().unreceipted == place.taps + 1, "all offered again")
     epoch, (through, digest) = next(iter(hub.through.items()))
     hub.send(hub.receipt(Receipt(place.edge, 7, epoch, through, digest)))
     place.tap()
     time.sleep(0.3)
-    assert place.courier.health().unreceipted == place.taps + 1
+    assert place.courier.status().unreceipted == place.taps + 1
     hub.answering = True
     place.tap()
     place.wait_all(hub)
@@ -438,7 +469,7 @@ def test_it_ends_soon_in_every_state(tmp_path: Path, mosquitto: Mosquitto, state
         place = Place(tmp_path / "data", proxy.port).start()
         place.tap(3)
         if state == "connected":
-            wait_for(lambda: place.courier.health().connected, "a connection")
+            wait_for(lambda: place.courier.status().connected, "a connection")
         time.sleep(0.5)
         began = time.monotonic()
         place.stop()

@@ -33,13 +33,14 @@ from edge.couriers import Appended, JournalEvent, JournalState, Opened
 from edge.feedback import ALREADY_ACTED, Notice, Outcome, Standing
 from edge.readers import CardRead, CardUnreadable, Down, ReaderDown, ReaderUp, Unreadable
 from edge.recorder import MAX_GROUP, REOPEN_EVERY_MS, SETTLE_MS, STALL_MS, Recorder
+from edge.status import Heard, Window
 from edge.store import Journal, JournalBusyError, JournalNewerError, JournalReader, Owner
 from protocol import journal as entries
 from protocol.batch import MAX_READERS
 from protocol.credential import Assurance, Credential, member_credential
 from protocol.identity import OpeningKey
 from protocol.journal import Act, Action, ClockSample, Entry, Tap, decode_entry
-from protocol.roster import OpenMeeting, Roster
+from protocol.roster import Board, BoardQuorum, OpenMeeting, Roster
 from tests.fakes.clock import FakeClock
 from tests.rig import wait_for
 
@@ -869,6 +870,96 @@ def test_what_no_journal_could_hold_is_not_asked(
 ) -> None:
     with pytest.raises(InvalidWishError):
         Wish(what, number, about)
+
+
+# --- what a screen may ask ------------------------------------------------------------------------
+
+
+def board(present: int) -> Board:
+    return Board("甲支部 党课", 1_782_900_600_000, 42, present, BoardQuorum.NOT_ASKED)
+
+
+def told(place: Place, *meetings: OpenMeeting) -> None:
+    place.recorder.new_roster(Roster(OWNER.edge, 77, bytes(16), meetings))
+    place.wait_idle()
+
+
+def test_the_status_tells_readers_and_what_the_hub_said_with_its_age(place: Place) -> None:
+    place.start()
+    window = place.clock.wall - 1_000, place.clock.wall + 60_000
+    told(place, OpenMeeting(*window, frozenset({b"12345678"}), board(7)))
+    place.recorder.reader_event(ReaderDown("r", Down.UNPLUGGED))
+    place.recorder.reader_event(ReaderUp("s"))
+    place.clock.advance(90_000)
+    place.wait_idle()
+    status = place.recorder.status()
+    assert status.heard == Heard((Window(*window, board(7)),), 77, 1_000)
+    assert status.boottime_ms - status.heard.boottime_ms == 90_000
+    assert [(each.name, each.up) for each in status.readers] == [("r", False), ("s", True)]
+    assert (status.failure, status.stalled, status.clock_trusted) == ("", False, True)
+    place.clock.trust = False
+    place.clock.step(5_000_000)
+    again = place.recorder.status()
+    assert not again.clock_trusted
+    assert again.boottime_ms - again.heard.boottime_ms == 90_000, "no step moves an age"
+
+
+def test_taps_are_counted_from_when_check_in_opened(place: Place) -> None:
+    place.start()
+    counted: list[int | None] = [place.recorder.status().taps]
+    for number in (1, 2, 2):  # the third repeats
+        place.tap(number)
+    place.wait(3)
+    place.wait_idle()
+    counted.append(place.recorder.status().taps)
+    opens = place.clock.wall + 10_000
+    told(place, OpenMeeting(opens, opens + 60_000, frozenset()))
+    counted.append(place.recorder.status().taps)
+    place.clock.advance(10_000)
+    counted.append(place.recorder.status().taps)
+    place.tap(3)
+    place.wait(4)
+    place.wait_idle()
+    counted.append(place.recorder.status().taps)
+    place.clock.advance(61_000)
+    counted.append(place.recorder.status().taps)
+    assert counted == [0, 2, None, 0, 1, None]
+
+
+def test_the_status_says_why_nothing_is_recorded_and_does_not_wait_for_the_storage(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.start()
+    entered, going = threading.Event(), threading.Event()
+
+    def hang(_journal: Journal, _items: Any) -> int:
+        entered.set()
+        assert going.wait(10)
+        raise store.JournalError("bad sector")
+
+    monkeypatch.setattr(Journal, "append", hang)
+    place.tap(1)
+    assert entered.wait(5)
+    place.clock.advance(STALL_MS + 1)
+    place.recorder.watch()
+    began = time.monotonic()
+    assert place.recorder.status().stalled
+    assert time.monotonic() - began < 1
+    going.set()
+    wait_for(lambda: place.recorder.status().failure == "bad sector", "the reason")
+    assert not place.recorder.status().stalled
+    assert place.recorder.status().taps == 0
+
+
+def test_the_status_knows_no_card(place: Place) -> None:
+    place.start()
+    told(place, OpenMeeting(0, place.clock.wall + 60_000, frozenset({b"12345678"}), board(7)))
+    place.tap(0x1234)
+    place.wait(1)
+    shown = repr(place.recorder.status())
+    assert "甲支部 党课" in shown
+    assert "12345678" not in shown
+    assert card(0x1234, 0).credential.value not in shown
 
 
 def test_it_ends_with_no_thread_and_no_file_left(tmp_path: Path) -> None:
