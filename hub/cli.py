@@ -368,7 +368,7 @@ def _move(
 
 @device_app.command("list")
 def device_list(config: Config = None) -> None:
-    """List the devices: status, venue and since when, last contact, entries not yet sent."""
+    """List the devices: status, venue and since when, last contact, entries not yet sent, 演练."""
     with _Hub.open(config) as hub, reading(hub.engine) as conn:
         zone = _zone(conn)
         found = devices(conn, EVERYTHING, _now_ms(), zone)
@@ -379,7 +379,10 @@ def device_list(config: Config = None) -> None:
             for at_ms in (each.placed_ms, each.last_contact_ms)
         )
         backlog = "-" if each.unreceipted is None else each.unreceipted
-        print(f"{each.name}\t{each.status}\t{venue}\t{since}\t{contact}\t{backlog}")
+        line = f"{each.name}\t{each.status}\t{venue}\t{since}\t{contact}\t{backlog}"
+        if each.rehearsed is not None:
+            line += f"\t演练 {_local(each.rehearsed.at_ms, zone)} {each.rehearsed.taps}"
+        print(line)
 
 
 @account_app.command("add")

@@ -44,8 +44,18 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """A device's last rehearsal (演练), which counts for nothing."""
+
+    at_ms: int
+    """When the last of it came in."""
+    taps: int
+    """How many taps of virtual cards came."""
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
-    """A device and how it is."""
+    """A device and how it is; but for `rehearsed`, nothing of a rehearsal."""
 
     id: int
     public_id: str
@@ -65,6 +75,7 @@ class Device:
     software: str | None
     through_ms: int | None
     """Its record is complete up to then."""
+    rehearsed: Rehearsed | None
     troubles: tuple[Words, ...]
     """What is wrong, a sentence each."""
 
@@ -103,6 +114,7 @@ def devices(
     ids = [row.id for row in rows]
     known, heard = device_completeness(conn, ids), _heard(conn, d.id.in_(ids))
     codes, software = _codes(conn, ids, now_ms), _software(conn, ids)
+    rehearsed = _rehearsed(conn, ids)
     return [
         _device(
             row,
@@ -110,6 +122,7 @@ def devices(
             heard.get(row.id),
             codes.get(row.id),
             software.get(row.id),
+            rehearsed.get(row.id),
             now_ms,
             zone,
         )
@@ -142,6 +155,7 @@ def _device(
     heard: Row[Any] | None,
     code_expires_ms: int | None,
     software: str | None,
+    rehearsed: Rehearsed | None,
     now_ms: int,
     zone: ZoneInfo,
 ) -> Device:
@@ -168,6 +182,7 @@ def _device(
         readers,
         software,
         known.through_ms,
+        rehearsed,
         (),
     )
     return replace(found, troubles=tuple(_troubles(found, known, now_ms, zone)))
@@ -187,7 +202,10 @@ def _troubles(device: Device, known: Completeness, now_ms: int, zone: ZoneInfo) 
     if device.venue is None:
         yield Words("没有登记在任何会场：刷卡算不到会议里")
     if device.last_contact_ms is None:
-        yield Words("登记后还没有联系过：请检查设备的电源和网络")
+        if device.rehearsed is None:
+            yield Words("登记后还没有联系过：请检查设备的电源和网络")
+        else:
+            yield Words("只演练过，还没有正式运行：请在设备上启动签到服务")
         return
     if now_ms - device.last_contact_ms > SILENT_MS:
         yield Words(
@@ -264,8 +282,32 @@ def _codes(conn: Connection, ids: Sequence[int], now_ms: int) -> dict[int, int]:
 def _software(conn: Connection, ids: Sequence[int]) -> dict[int, str]:
     """By device: what it ran when it was last started, as far as the hub has heard."""
     p = s.epochs.c
-    last = select(func.max(p.id)).where(p.device_id.in_(ids)).group_by(p.device_id)
+    last = select(func.max(p.id)).where(p.device_id.in_(ids), ~p.rehearsal).group_by(p.device_id)
     return {
         row.device_id: row.software
         for row in conn.execute(select(p.device_id, p.software).where(p.id.in_(last)))
     }
+
+
+def _rehearsed(conn: Connection, ids: Sequence[int]) -> dict[int, Rehearsed]:
+    """By device: its last rehearsal, the epochs of which go on from each other."""
+    p, b = s.epochs.c, s.batches.c
+    received = select(func.max(b.received_ms)).where(b.epoch_id == p.id).scalar_subquery()
+    known: dict[int, dict[bytes, Any]] = {}
+    for row in conn.execute(
+        select(p.device_id, p.epoch, p.parent_epoch, p.rehearsed, received.label("received_ms"))
+        .where(p.device_id.in_(ids), p.rehearsal)
+        .order_by(p.id)
+    ):
+        known.setdefault(row.device_id, {})[row.epoch] = row
+    found = {}
+    for device_id, epochs in known.items():
+        line: list[Any] = []
+        each = list(epochs.values())[-1]
+        while each is not None and each not in line:
+            line.append(each)
+            each = epochs.get(each.parent_epoch)
+        times = [row.received_ms for row in line if row.received_ms is not None]
+        if times:
+            found[device_id] = Rehearsed(max(times), sum(row.rehearsed for row in line))
+    return found

@@ -80,6 +80,13 @@ class ClockOut(Out):
     offset_ms: int = Field(description="How far it is ahead of the hub's.")
 
 
+class RehearsalOut(Out):
+    """The device's last rehearsal (演练): virtual cards, which count for nothing."""
+
+    at: Time = Field(description="When the last of it came in.")
+    taps: int = Field(description="Taps of virtual cards that came.")
+
+
 class PlacementOut(Out):
     """Where a device stood."""
 
@@ -103,6 +110,7 @@ class DeviceStateOut(Out):
     readers: list[ReaderOut]
     software: str | None
     complete_through: Time | None
+    rehearsal: RehearsalOut | None
     troubles: list[str] = Field(description="What is wrong, in Chinese, the gravest first.")
 
 
@@ -276,6 +284,9 @@ def _state(each: fleet.Device, told: Told) -> DeviceStateOut:
         readers=[ReaderOut(name=reader.name, up=reader.is_up) for reader in each.readers],
         software=each.software,
         complete_through=told.maybe(each.through_ms),
+        rehearsal=None
+        if each.rehearsed is None
+        else RehearsalOut(at=told.time(each.rehearsed.at_ms), taps=each.rehearsed.taps),
         troubles=[str(words) for words in each.troubles],
     )
 

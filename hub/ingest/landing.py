@@ -8,6 +8,9 @@ stops the others.
 What is validly signed by an active device is kept and receipted, also where an entry in it cannot
 be decoded (each such entry is counted as well); anything else is never receipted, since a receipt
 for a damaged batch would make the edge throw the good one away.
+
+Of a rehearsal (演练) the batches are verified, kept and receipted like any other, and that is all:
+its entries, cards and heartbeats are written nowhere, its taps are only counted.
 """
 
 import json
@@ -26,7 +29,7 @@ from hub.keys import Keyring
 from hub.store import schema as s
 from hub.store.bulk import insert_rows
 from protocol.batch import Batch, Heartbeat, Hello, Parcel, Receipt, header_of
-from protocol.credential import Credential
+from protocol.credential import REHEARSAL_SCHEME, Credential
 from protocol.delivery import Island, Mark, accept
 from protocol.errors import Reason, RemoteError
 from protocol.identity import MessageType, Signed
@@ -94,6 +97,8 @@ class _Epoch:
     mark: Mark
     stored: Mark
     gaps: list[Gap]
+    rehearsed: int = 0
+    """Taps of a rehearsal that this landing brings."""
 
     @property
     def key(self) -> tuple[bytes, bytes]:
@@ -326,6 +331,7 @@ class _Run:
                 "opened_wall_ms": header.opened.wall_ms,
                 "opened_trusted": header.opened.trusted,
                 "software": header.software,
+                "rehearsal": header.rehearsal,
             }
             for device, header, raw in headers.values()
         ]
@@ -377,8 +383,14 @@ class _Run:
                 "signed": each.signed,
                 "received_ms": self._now_ms,
                 "transport": each.message.transport,
+                # nothing is ever made of it
+                "derived": epoch.header.rehearsal,
             }
         )
+        if epoch.header.rehearsal:
+            epoch.rehearsed += sum(row["kind"] == Tap.KIND for row in rows)
+            self._landed.batches += 1
+            return
         for row in (*rows, *gaps):
             row["batch_id"] = number  # its id, once there is one
         self._rows += rows
@@ -442,6 +454,8 @@ class _Run:
                 unreadable.append(row)
             elif isinstance(entry, Tap | Action):
                 row["credential"], row["subject_state"] = subject(row, entry.subject, Place.CARD)
+                if _is_virtual(row["credential"]) and not epoch.header.rehearsal:
+                    _set_apart(row, each.item)
             if isinstance(entry, Action):
                 action = _action_row(row, entry)
                 actions.append(action)
@@ -473,6 +487,9 @@ class _Run:
         if each.epoch not in self._epochs:
             raise RemoteError(Reason.UNKNOWN_EPOCH, "a heartbeat of an epoch not yet known")
         self._landed.heartbeats += 1
+        if self._epochs[each.epoch].header.rehearsal:
+            # it says nothing of the device's own journal, and maybe a false time on purpose
+            return
         self._landed.heard.setdefault(each.device.edge, False)
         self._heartbeats.append(
             {
@@ -610,7 +627,11 @@ class _Run:
             self._conn.execute(
                 update(s.epochs)
                 .where(s.epochs.c.id == epoch.id)
-                .values(through=epoch.mark.through, through_digest=epoch.mark.digest)
+                .values(
+                    through=epoch.mark.through,
+                    through_digest=epoch.mark.digest,
+                    rehearsed=s.epochs.c.rehearsed + epoch.rehearsed,
+                )
             )
             if epoch.mark.islands != epoch.stored.islands:
                 self._conn.execute(delete(s.islands).where(s.islands.c.epoch_id == epoch.id))
@@ -774,6 +795,16 @@ def _entry_row(epoch_id: int, seq: int, raw: bytes) -> tuple[Entry | None, dict[
     if isinstance(entry, Tap):
         row["body"] = None
     return entry, row
+
+
+def _is_virtual(credential: Credential | None) -> bool:
+    return credential is not None and credential.scheme == REHEARSAL_SCHEME
+
+
+def _set_apart(row: dict[str, Any], raw: bytes) -> None:
+    """A card that there is not, in a journal that counts: kept as it is, and never anybody's."""
+    row["credential"], row["subject_state"] = None, s.SUBJECT_NONE
+    row["problem"], row["body"] = "a virtual card, which only a rehearsal has", raw
 
 
 def _action_row(row: Mapping[str, Any], action: Action) -> dict[str, Any]:

@@ -181,7 +181,12 @@ def _samples_between(spans: Iterable[tuple[Boot, tuple[int, int]]]) -> Any:
         .where(h.trusted, is_believed(h.wall_ms, h.received_ms)),
         select(span, s.epochs.c.opened_boottime_ms, s.epochs.c.opened_wall_ms)
         .join(s.epochs, of_boot)
-        .where(s.epochs.c.opened_trusted, is_believed(s.epochs.c.opened_wall_ms, first_received)),
+        .where(
+            s.epochs.c.opened_trusted,
+            is_believed(s.epochs.c.opened_wall_ms, first_received),
+            # which may set its clock wrong on purpose
+            ~s.epochs.c.rehearsal,
+        ),
     ).subquery("every")
     c = every.c
     boot = [c.device_id, c.boot_id]

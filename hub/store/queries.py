@@ -836,7 +836,7 @@ def device_completeness(conn: Connection, device_ids: Sequence[int]) -> dict[int
 
 
 def _epochs(conn: Connection, device_ids: Sequence[int]) -> Sequence[Row[Any]]:
-    """All epochs, with the last entry of each that a heartbeat or an island tells of."""
+    """All real epochs, with the last entry of each that a heartbeat or an island tells of."""
     e, h, i = s.epochs.c, s.heartbeats.c, s.islands.c
     told = select(func.max(h.head_seq)).where(h.device_id == e.device_id, h.epoch == e.epoch)
     beyond = select(func.max(i.last)).where(i.epoch_id == e.id)
@@ -847,7 +847,7 @@ def _epochs(conn: Connection, device_ids: Sequence[int]) -> Sequence[Row[Any]]:
             told.scalar_subquery().label("told_head"),
             beyond.scalar_subquery().label("island_head"),
             received.scalar_subquery().label("received_ms"),
-        ).where(e.device_id.in_(device_ids))
+        ).where(e.device_id.in_(device_ids), ~e.rehearsal)
     ).all()
 
 

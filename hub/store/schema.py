@@ -371,6 +371,11 @@ epochs = Table(
     Column("through", BigInteger(), nullable=False, server_default=text("0")),
     # NULL while nothing is held.
     Column("through_digest", LargeBinary(), nullable=True),
+    # 演练: as the header says. Its batches are kept and nothing is made of them: no entry, no
+    # credential and no heartbeat of it stands in any table, so nothing can ever count.
+    Column("rehearsal", Boolean(), nullable=False, server_default=false()),
+    # How many taps of a rehearsal have come.
+    Column("rehearsed", BigInteger(), nullable=False, server_default=text("0")),
     UniqueConstraint("device_id", "epoch"),
     Index(None, "device_id", "boot_id"),
     Index(None, "device_id", "parent_epoch"),

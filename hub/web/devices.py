@@ -58,6 +58,7 @@ class DeviceView:
     readers: tuple[tuple[str, bool], ...]
     software: str | None
     through: str | None
+    rehearsal: Words | None
     troubles: tuple[Words, ...]
     is_waiting: bool
     code_until: str | None
@@ -244,6 +245,13 @@ def view(device: fleet.Device, hub: Context) -> DeviceView:
         tuple((each.name, each.is_up) for each in device.readers),
         device.software,
         at(device.through_ms),
+        None
+        if device.rehearsed is None
+        else Words(
+            "{at}，收到{n}次模拟刷卡，不计入考勤",
+            at=near(device.rehearsed.at_ms, hub.clock(), hub.zone),
+            n=device.rehearsed.taps,
+        ),
         device.troubles,
         device.status is DeviceStatus.PENDING,
         at(device.code_expires_ms),

@@ -1,5 +1,6 @@
 """An edge's journal in memory: real keys, real sealing, real chain, no disk and no daemon."""
 
+import copy
 import itertools
 import secrets
 from uuid import UUID
@@ -40,7 +41,15 @@ class FakeEdge:
         self.name = name or f"device-{next(_numbers)}"
         self.hub = hub
         self.parent: Parent | None = None
+        self.is_rehearsal = False
         self.reopen()
+
+    def rehearse(self) -> "FakeEdge":
+        """The same device in a rehearsal, with a scratch journal beside its own."""
+        scratch = copy.copy(self)
+        scratch.parent, scratch.entries, scratch.is_rehearsal = None, [], True
+        scratch.reopen()
+        return scratch
 
     def reopen(self, boot: bytes | None = None) -> None:
         """Begins a new epoch, whose parent is where the last one ended."""
@@ -58,6 +67,7 @@ class FakeEdge:
             software="fake",
             hub_key=key_id(self.hub.seal),
             wrapped_key=wrap_content_key(content_key, self.hub.seal, self.edge, self.epoch),
+            rehearsal=self.is_rehearsal,
         )
         self.boot = self.header.boot
         self.header_bytes = self.header.encode()

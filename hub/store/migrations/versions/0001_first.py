@@ -336,6 +336,8 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.Column("software", sa.Text(), nullable=False),
         sa.Column("through", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("through_digest", sa.LargeBinary(), nullable=True),
+        sa.Column("rehearsal", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("rehearsed", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.CheckConstraint(
             "(parent_epoch IS NULL) = (parent_seq IS NULL) AND (parent_epoch IS NULL) = (parent_digest IS NULL)",
             name=op.f("ck_epochs_parent"),
