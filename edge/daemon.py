@@ -35,6 +35,11 @@ NO_IDENTITY: Final = "登记文件无法使用"
 log = logging.getLogger(__name__)
 
 
+def outputs(config: Config) -> list[Feedback]:
+    """Where outcomes are shown, as far as the configuration alone says; a rehearsal's as well."""
+    return [Console()] if config.feedback.console else []
+
+
 class Daemon:
     """`shuaka-edge run`: give it a configuration, `run` it."""
 
@@ -51,8 +56,7 @@ class Daemon:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
-        outputs: list[Feedback] = [Console()] if self._config.feedback.console else []
-        feedback = Fanout(outputs)
+        feedback = Fanout(outputs(self._config))
         try:
             identity = self._wait_for_identity(feedback)
             return 0 if identity is None else self._record(*identity, feedback)

@@ -137,6 +137,8 @@ class Owner:
 
     edge: bytes
     hub_seal: bytes
+    rehearsal: bool = False
+    """Whether its epochs count for nothing, see `protocol.journal.EpochHeader`."""
 
 
 class Journal:
@@ -215,6 +217,7 @@ class Journal:
                 software=f"shuaka-edge {version('shuaka')}",
                 hub_key=key_id(owner.hub_seal),
                 wrapped_key=wrap_content_key(content_key, owner.hub_seal, owner.edge, epoch),
+                rehearsal=owner.rehearsal,
             )
             journal = cls(db, lock, path, header, SubjectBox(content_key, owner.edge, epoch))
             with _transaction(db):
