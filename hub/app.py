@@ -4,6 +4,7 @@ Composition only: what is answered is in `hub.api` and `hub.web`. One process, o
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from socket import socket
 from zoneinfo import ZoneInfo
@@ -18,6 +19,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from hub.api import access as access_api
 from hub.api import devices as devices_api
 from hub.api import imports as imports_api
+from hub.api import issuing as issuing_api
 from hub.api import joining as joining_api
 from hub.api import meetings as meetings_api
 from hub.api import own as own_api
@@ -33,6 +35,7 @@ from hub.web import (
     accounts,
     devices,
     imports,
+    issuing,
     language,
     log,
     meetings,
@@ -84,6 +87,7 @@ def create_app(
     )
     app.state.boards = {}  # of `hub.web.live`
     app.state.desk = Desk(engine, clock)
+    app.state.desk_streams = Counter[bytes]()  # of `hub.web.issuing`
     app.add_middleware(BodyLimit)
     app.add_middleware(SameSite)
     app.add_middleware(Visits)
@@ -94,6 +98,7 @@ def create_app(
     app.include_router(meetings_api.router)
     app.include_router(joining_api.router)
     app.include_router(taps_api.router)
+    app.include_router(issuing_api.router)
     app.include_router(devices_api.router)
     app.include_router(imports_api.router)
     app.include_router(access_api.router)
@@ -106,6 +111,7 @@ def create_app(
     app.include_router(imports.router)
     app.include_router(own.router)
     app.include_router(objections.router)
+    app.include_router(issuing.router)  # /cards/desk before /cards/{card}
     app.include_router(taps.router)
     app.include_router(devices.router)
     app.include_router(access.router)

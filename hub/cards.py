@@ -5,17 +5,19 @@ are read anew in the transaction that says whose it is, so that the order in whi
 things makes no difference. Whoever is not of the caller's sub-tree can be given no card, and
 nobody's card be taken from them.
 
-A card is never deleted, and its number is told to nobody but by its last characters.
+A card that is or was somebody's is never deleted, and its number is told to nobody but by its last
+characters.
 """
 
 import re
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, exists, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from hub import audit
 from hub.auth.callers import Caller
@@ -27,10 +29,11 @@ from hub.store.expected import IS_EXPECTED, holds
 from hub.store.queries import Person
 from hub.store.scope import NotFoundError, find_card, find_member, last_begun, within
 from hub.taps import MAX_SUGGESTED, FoundTap, TapError, find_tap, last_holder, last_of, person
+from protocol.credential import Credential
 
 MAX_CARD_CODE_CHARS: Final = 64
 
-_OF_OTHERS: Final = Words("这张卡在这段时间已登记给其他组织的人，请联系上级党组织处理。")
+OF_OTHERS: Final = Words("这张卡在这段时间已登记给其他组织的人，请联系上级党组织处理。")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,24 +134,54 @@ def bind(
         raise TapError("tap", Words("这次刷卡已经知道是谁的卡。"))
     if tap.credential_id is None:
         raise TapError("tap", Words("这次刷卡没有卡号，不能登记是谁的。"))
+    must_ms = None if tap.at_ms is None else max(tap.at_ms, valid_from_ms)
+    return bind_number(
+        conn,
+        caller,
+        tap.credential_id,
+        holder,
+        valid_from_ms,
+        now_ms,
+        must_ms=must_ms,
+        card=card,
+        code=code,
+    )
+
+
+def bind_number(
+    conn: Connection,
+    caller: Caller,
+    credential_id: int,
+    holder: Row[Any],
+    valid_from_ms: int,
+    now_ms: int,
+    *,
+    must_ms: int | None = None,
+    card: uuid.UUID | None = None,
+    code: str = "",
+) -> uuid.UUID:
+    """As `bind`, of a credential and a member of the scope. The caller has the `lock`.
+
+    An end that was said of this very holding stays, unless it is before `must_ms`; None: none does.
+    """
     if valid_from_ms > now_ms:
         raise TapError("valid_from", Words("起始时间不能晚于现在。"))
-    card_id = tap.card_id
+    c = s.credentials.c
+    known_id = conn.scalar(select(c.card_id).where(c.id == credential_id))
+    card_id = known_id
     if card is not None:
         card_id = _card_of(conn, card, holder.id, now_ms)
-        if tap.card_id is not None and tap.card_id != card_id:
+        if known_id is not None and known_id != card_id:
             raise TapError("card", Words("这个卡号已登记为另一张卡，不能再登记到这张卡上。"))
     elif card_id is None:
         card_id = _new_card(conn, code)
     row = conn.execute(select(s.cards).where(s.cards.c.id == card_id)).one()
     if row.status != CardStatus.ACTIVE:
         raise TapError("card", Words("这张卡已挂失或停用，请先恢复使用。"))
-    conn.execute(
-        update(s.credentials).where(s.credentials.c.id == tap.credential_id).values(card_id=card_id)
-    )
-    must_ms = None if tap.at_ms is None else max(tap.at_ms, valid_from_ms)
-    is_held = _hold(conn, scope, card_id, holder.id, valid_from_ms, must_ms, now_ms)
-    if is_held and tap.card_id == card_id:
+    conn.execute(update(s.credentials).where(c.id == credential_id).values(card_id=row.id))
+    scope = caller.organisation_id
+    is_held = _hold(conn, scope, row.id, holder.id, valid_from_ms, must_ms, now_ms)
+    if is_held and known_id == row.id:
         raise TapError(
             "valid_from",
             Words("从那时起这张卡已经登记给他：要把更早的刷卡也算作他的，请填更早的起始时间。"),
@@ -163,8 +196,27 @@ def bind(
         member=holder.public_id,
         valid_from_ms=valid_from_ms,
     )
-    rederive_credentials(conn, _credentials(conn, card_id))
+    rederive_credentials(conn, _credentials(conn, row.id))
     return uuid.UUID(str(row.public_id))
+
+
+def number_of(conn: Connection, credential: Credential) -> int:
+    """The id of a credential, which is written down where it is new."""
+    c = s.credentials.c
+    found = select(c.id).where(
+        c.scheme == credential.scheme, c.issuer == credential.issuer, c.value == credential.value
+    )
+    known = conn.scalar(found)
+    if known is None:
+        # Ingest, which does not wait for us, may be faster.
+        dialect = postgresql if conn.dialect.name == "postgresql" else sqlite
+        conn.execute(
+            dialect.insert(s.credentials)
+            .values(scheme=credential.scheme, issuer=credential.issuer, value=credential.value)
+            .on_conflict_do_nothing(index_elements=["scheme", "issuer", "value"])
+        )
+        known = conn.scalars(found).one()
+    return int(known)
 
 
 def end_binding(conn: Connection, caller: Caller, card: uuid.UUID, at_ms: int, now_ms: int) -> None:
@@ -205,7 +257,7 @@ def report_lost(conn: Connection, caller: Caller, card: uuid.UUID, at_ms: int, n
         select(s.bindings).where(b.card_id == row.id, b.valid_from_ms > now_ms)
     ).all():
         if person(conn, caller.organisation_id, planned.member_id, now_ms).name is None:
-            raise TapError("card", _OF_OTHERS)
+            raise TapError("card", OF_OTHERS)
         _end(conn, planned, at_ms)
     conn.execute(update(s.cards).where(s.cards.c.id == row.id).values(status=CardStatus.LOST.value))
     _told(conn, caller, "card.lost", row, last.member_id, now_ms, at_ms=at_ms)
@@ -225,6 +277,77 @@ def reinstate(conn: Connection, caller: Caller, card: uuid.UUID, now_ms: int) ->
     _hold(conn, caller.organisation_id, row.id, last.member_id, now_ms, None, now_ms)
     _told(conn, caller, "card.reinstate", row, last.member_id, now_ms)
     rederive_credentials(conn, _credentials(conn, row.id))
+
+
+Standing = dict[str, dict[str, Any] | None]
+"""How cards stand, by id: status, who held each from when to when, numbers. None: there is none.
+
+JSON takes it, and gives it back the same.
+"""
+
+
+def standing(conn: Connection, card_ids: Sequence[int]) -> Standing:
+    """How these cards stand now."""
+    b, c = s.bindings.c, s.credentials.c
+    found: Standing = {str(each): None for each in card_ids}
+    for card in conn.execute(select(s.cards).where(s.cards.c.id.in_(card_ids))).all():
+        held = conn.execute(
+            select(b.member_id, b.valid_from_ms, b.valid_to_ms)
+            .where(b.card_id == card.id)
+            .order_by(b.valid_from_ms, b.member_id)
+        )
+        numbers = conn.scalars(select(c.id).where(c.card_id == card.id).order_by(c.id))
+        found[str(card.id)] = {
+            "status": card.status,
+            "held": [list(row) for row in held],
+            "numbers": list(numbers),
+        }
+    return found
+
+
+def put_back(
+    conn: Connection,
+    caller: Caller,
+    holder: Row[Any],
+    before: Mapping[str, dict[str, Any] | None],
+    after: Mapping[str, dict[str, Any] | None],
+    now_ms: int,
+) -> None:
+    """Undo what led from `before` to `after`, as if it had not been said. Raises TapError.
+
+    `holder`: whose cards these are. What was changed since is not undone. The caller has the
+    `lock`.
+    """
+    ids = [int(each) for each in after]
+    rows = conn.execute(select(s.cards).where(s.cards.c.id.in_(ids))).all()
+    if standing(conn, ids) != after:
+        raise TapError("card", Words("这张卡后来又有改动，不能撤销，请到卡的页面处理。"))
+    b, c = s.bindings.c, s.credentials.c
+    touched = conn.scalars(select(c.id).where(c.card_id.in_(ids))).all()
+    for row in rows:
+        was = before[str(row.id)]
+        numbers = [] if was is None else was["numbers"]
+        conn.execute(delete(s.bindings).where(b.card_id == row.id))
+        conn.execute(
+            update(s.credentials)
+            .where(c.card_id == row.id, c.id.not_in(numbers))
+            .values(card_id=None)
+        )
+        if was is None:
+            conn.execute(delete(s.cards).where(s.cards.c.id == row.id))
+        else:
+            conn.execute(update(s.cards).where(s.cards.c.id == row.id).values(status=was["status"]))
+            for member_id, from_ms, to_ms in was["held"]:
+                conn.execute(
+                    insert(s.bindings).values(
+                        card_id=row.id,
+                        member_id=member_id,
+                        valid_from_ms=from_ms,
+                        valid_to_ms=to_ms,
+                    )
+                )
+        _told(conn, caller, "card.undo", row, holder.id, now_ms, member=holder.public_id)
+    rederive_credentials(conn, touched)
 
 
 def _hold(
@@ -266,7 +389,7 @@ def _hold(
                 "这张卡在这段时间已登记给{name}，请先结束那次登记，或改起始时间。", name=other.name
             )
             if other.name is not None
-            else _OF_OTHERS,
+            else OF_OTHERS,
         )
     if first.valid_from_ms <= from_ms and first.valid_to_ms == ends_ms:
         return True

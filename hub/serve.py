@@ -5,6 +5,8 @@ Ends on SIGTERM and SIGINT (uvicorn's doing): pages first, then what is being co
 
 import gc
 import socket
+import threading
+from typing import Final
 
 import structlog
 import uvicorn
@@ -15,11 +17,15 @@ from hub.auth.accounts import first_password, has_accounts
 from hub.config import ConfigError, Settings
 from hub.context import Joining
 from hub.devices import enrol
+from hub.failures import DATABASE_FAILURES
 from hub.ingest.service import Ingest
+from hub.issuing import forget
 from hub.keys import Keyring
 from hub.store.engine import reading
 from hub.store.policies import Policies
 from protocol.topics import Broker
+
+FORGET_EVERY_S: Final = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -60,10 +66,23 @@ def serve(engine: Engine, keyring: Keyring, settings: Settings) -> None:
     log.info("serving", pages=f"http://{settings.listen}", broker=settings.mqtt)
     if is_new:
         log.info("no account yet", make_one=f"http://{settings.listen}/first-run?code={code}")
+    stopping = threading.Event()
+    threading.Thread(target=_forget, args=(engine, stopping), name="forget", daemon=True).start()
     try:
         Server(app, config).run([listener])
     finally:
+        stopping.set()
         ingest.stop()
+
+
+def _forget(engine: Engine, stopping: threading.Event) -> None:
+    """Deletes what desk stations read and nobody used, until told to stop."""
+    while not stopping.wait(FORGET_EVERY_S):
+        try:
+            with engine.begin() as conn:
+                forget(conn, wall_ms())
+        except DATABASE_FAILURES as error:
+            log.warning("nothing was forgotten; tried again", error=type(error).__name__)
 
 
 def _listen(settings: Settings) -> socket.socket:

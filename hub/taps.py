@@ -489,6 +489,24 @@ def _line(conn: Connection, scope: int, tap: FoundTap, now_ms: int) -> Line:
     )
 
 
+def first_unmatched(conn: Connection, scope: int, credential_id: int, from_ms: int) -> int | None:
+    """When an unknown card was first tapped since then, as far as the scope sees it."""
+    r, e = s.readings.c, s.entries.c
+    first_ms: int | None = conn.scalar(
+        select(func.min(r.at_ms))
+        .select_from(s.readings)
+        .join(s.entries, and_(e.epoch_id == r.epoch_id, e.seq == r.seq))
+        .join(s.epochs, s.epochs.c.id == r.epoch_id)
+        .where(
+            e.credential_id == credential_id,
+            r.outcome == Outcome.UNMATCHED.value,
+            r.at_ms >= from_ms,
+            _sees(conn, scope),
+        )
+    )
+    return first_ms
+
+
 def last_of(number: str | None) -> str:
     """All that is told of a card's number."""
     return "" if number is None else number[-_LAST:]

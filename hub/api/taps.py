@@ -252,7 +252,7 @@ def bind_card(caller: Asking, hub: Hub, tap: str, wanted: BindRequest) -> CardOu
         )
         holder = find_member(conn, scope, wanted.member, now_ms)
         held = cards.cards_of(conn, scope, holder.id, now_ms)
-    return next(_card(each, Told(hub.zone)) for each in held if each.public_id == str(card))
+    return next(card_out(each, Told(hub.zone)) for each in held if each.public_id == str(card))
 
 
 @router.post("/taps/{tap}/assign", responses=DONE)
@@ -289,7 +289,7 @@ def list_cards(caller: Asking, hub: Hub, member: UUID) -> CardList:
     hub.looks(caller, Look("member.cards", member_id=row.id))
     told = Told(hub.zone)
     return CardList(
-        member=person(who), total=len(found), items=[_card(each, told) for each in found]
+        member=person(who), total=len(found), items=[card_out(each, told) for each in found]
     )
 
 
@@ -354,7 +354,8 @@ def _line(each: Line, told: Told) -> WaitingTapOut:
     )
 
 
-def _card(each: HeldCard, told: Told) -> CardOut:
+def card_out(each: HeldCard, told: Told) -> CardOut:
+    """A card that a member holds or held."""
     return CardOut(
         public_id=each.public_id,
         code=each.code,

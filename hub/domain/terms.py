@@ -98,6 +98,16 @@ class CardStatus(Term):
     WITHDRAWN = "WITHDRAWN", "停用"
 
 
+class CardState(Term):
+    """What is known of a card that a desk station (发卡台) has just read."""
+
+    UNKNOWN = "UNKNOWN", "未登记"
+    BOUND = "BOUND", "已登记"
+    LOST = "LOST", "已挂失"
+    ENDED = "ENDED", "已停用"
+    ELSEWHERE = "ELSEWHERE", "登记在其他组织"
+
+
 class DeviceStatus(Term):
     """Where a device stands in the fleet."""
 

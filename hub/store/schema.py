@@ -638,6 +638,34 @@ sessions = Table(
     CheckConstraint("length(session_sha256) = 32", name="session_sha256"),
 )
 
+# What desk stations (发卡台) read: each a card that is about to be somebody's. Rows go when they
+# have expired; the number goes when it has been used, and what is left then can undo that.
+desk_readings = Table(
+    "desk_readings",
+    metadata,
+    _key(),
+    Column("public_id", Uuid(), nullable=False, unique=True),
+    # The station.
+    _ref("token_id", "tokens.id", index=True),
+    _ms("at_ms"),
+    _ms("expires_ms"),
+    Column("scheme", Text(), nullable=False),
+    Column("issuer", Text(), nullable=False),
+    Column("value", Text(), nullable=True),
+    # Its last characters, which may be told.
+    Column("last", Text(), nullable=False),
+    # What it became, and whose; NULL before that, and when it was undone.
+    _ref("card_id", "cards.id", nullable=True),
+    _ref("member_id", "members.id", nullable=True),
+    # JSON: how the cards concerned stood before and after.
+    Column("undo", Text(), nullable=True),
+    Index(None, "expires_ms"),
+    CheckConstraint(
+        "(undo IS NULL) = (card_id IS NULL) AND (undo IS NULL) = (member_id IS NULL)", name="used"
+    ),
+    CheckConstraint("value IS NULL OR undo IS NULL", name="value"),
+)
+
 # What was done, by whom. Append-only: triggers refuse UPDATE and DELETE.
 audit = Table(
     "audit",

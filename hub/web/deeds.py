@@ -56,6 +56,7 @@ DEEDS: Final[Mapping[str, Words]] = {
     "end_all": Words("全部退出"),
     "lost": Words("挂失"),
     "reinstate": Words("恢复使用"),
+    "undo": Words("撤销登记"),
     "import": Words("导入"),
     "code": Words("生成登记码"),
     "place": Words("改位置"),

@@ -26,6 +26,7 @@ ENTRIES: Final = (
     Entry("attendance", "/attendance", "search", Words("考勤查询"), Right.VIEW),
     Entry("members", "/members", "people", Words("党员名册"), Right.VIEW),
     Entry("taps", "/taps", "tap", Words("待核对的刷卡"), Right.TAPS),
+    Entry("desk", "/cards/desk", "card", Words("发卡台"), Right.TAPS),
     Entry("devices", "/devices", "device", Words("设备与会场"), Right.DEVICES_VIEW),
     Entry("imports", "/imports", "in", Words("导入"), Right.PEOPLE),
     Entry("accounts", "/accounts", "key", Words("账号管理"), Right.ACCESS),

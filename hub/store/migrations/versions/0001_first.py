@@ -654,6 +654,39 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
     )
     op.create_index(op.f("ix_sessions_account_id"), "sessions", ["account_id"], unique=False)
     op.create_table(
+        "desk_readings",
+        sa.Column("id", KEY, autoincrement=True, nullable=False),
+        sa.Column("public_id", sa.Uuid(), nullable=False),
+        sa.Column("token_id", KEY, nullable=False),
+        sa.Column("at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("expires_ms", sa.BigInteger(), nullable=False),
+        sa.Column("scheme", sa.Text(), nullable=False),
+        sa.Column("issuer", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=True),
+        sa.Column("last", sa.Text(), nullable=False),
+        sa.Column("card_id", KEY, nullable=True),
+        sa.Column("member_id", KEY, nullable=True),
+        sa.Column("undo", sa.Text(), nullable=True),
+        sa.CheckConstraint(
+            "(undo IS NULL) = (card_id IS NULL) AND (undo IS NULL) = (member_id IS NULL)",
+            name=op.f("ck_desk_readings_used"),
+        ),
+        sa.CheckConstraint("value IS NULL OR undo IS NULL", name=op.f("ck_desk_readings_value")),
+        sa.ForeignKeyConstraint(["card_id"], ["cards.id"], name=op.f("fk_desk_readings_card_id")),
+        sa.ForeignKeyConstraint(
+            ["member_id"], ["members.id"], name=op.f("fk_desk_readings_member_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["token_id"], ["tokens.id"], name=op.f("fk_desk_readings_token_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_desk_readings")),
+        sa.UniqueConstraint("public_id", name=op.f("uq_desk_readings_public_id")),
+    )
+    op.create_index(
+        op.f("ix_desk_readings_expires_ms"), "desk_readings", ["expires_ms"], unique=False
+    )
+    op.create_index(op.f("ix_desk_readings_token_id"), "desk_readings", ["token_id"], unique=False)
+    op.create_table(
         "unopened_subjects",
         sa.Column("epoch_id", KEY, nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
