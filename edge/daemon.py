@@ -40,6 +40,12 @@ def outputs(config: Config) -> list[Feedback]:
     return [Console()] if config.feedback.console else []
 
 
+def inputs(config: Config) -> Sequence[Readers]:
+    """The readers that the configuration names, not started; the desk station's as well."""
+    section = config.readers
+    return [PcscReaders(read_timeout_ms=section.read_timeout_ms)] if section.pcsc else []
+
+
 class Daemon:
     """`shuaka-edge run`: give it a configuration, `run` it."""
 
@@ -136,5 +142,4 @@ class Daemon:
         return status
 
     def _readers(self) -> Sequence[Readers]:
-        section = self._config.readers
-        return [PcscReaders(read_timeout_ms=section.read_timeout_ms)] if section.pcsc else []
+        return inputs(self._config)
