@@ -60,9 +60,6 @@ class Lamp(Protocol):
     def steps(self, outcome: Outcome) -> tuple[Step, ...]:
         """The outcome, from a lamp that is off to a lamp that is off."""
 
-    def refused(self, answer: bytes) -> bool:
-        """Whether the reader's answer to a command says no."""
-
 
 _RED: Final = 0b01
 _GREEN: Final = 0b10
@@ -109,10 +106,6 @@ class Acr122u:
             steps.append(Step(command, moment.ms))
         return tuple(steps)
 
-    def refused(self, answer: bytes) -> bool:
-        """`63 00` is no; `90` and the state of the lamps is yes."""
-        return answer[:1] == b"\x63"
-
 
 class Acr1252:
     """`E0 00 00 29 01 <lamps>` and `E0 00 00 28 01 <hundredths of a second>`: ACR1252, ACR1552."""
@@ -136,10 +129,6 @@ class Acr1252:
             steps += [Step(command, 0) for command in commands[:-1]]
             steps.append(Step(commands[-1] if commands else None, moment.ms))
         return tuple(steps)
-
-    def refused(self, answer: bytes) -> bool:
-        """`E1 00 00 00 …` is yes."""
-        return answer[:1] != b"\xe1"
 
 
 _END: Final = Moment(0, 0, lit=False, tone_ms=0)

@@ -23,10 +23,11 @@ import smartcard.scard
 
 from edge.cards import CardRefused, CardUnusable, run
 from edge.cards.choose import Profiles, identify, profiles_of
-from edge.readers import Unreadable
+from edge.readers import Unreadable, pcsc_lamp
 from edge.readers.lines import (
     Alive,
     Gone,
+    LampTrouble,
     Listed,
     ListReaders,
     Read,
@@ -48,7 +49,7 @@ from edge.readers.pcsc_errors import (
     meaning,
     unsigned,
 )
-from edge.readers.worker import begin, say
+from edge.readers.worker import begin, say, signals
 
 scard: Any = smartcard.scard  # it has no types
 
@@ -119,6 +120,7 @@ def main() -> None:
         case ListReaders():
             _keep_listing()
         case ServeReader() as task:
+            pcsc_lamp.start(os.fsdecode(task.name), signals, lambda what: say(LampTrouble(what)))
             _keep_serving(task)
 
 
@@ -189,7 +191,9 @@ def _serve(
             say(Gone(happened.missed, now.counter))
         if happened.came is not None:
             say(Seen(happened.came, noticed_ms))
-            say(_read(context, name, profiles, now, state, task.budget_ms))
+            with signals.held():
+                outcome = _read(context, name, profiles, now, state, task.budget_ms)
+            say(outcome)
         state = _status(context, name, state, _WAIT_MS)
         if not state >> 16:
             # pcscd compares counters only when the known one is not 0, so ask without knowledge.
