@@ -16,6 +16,7 @@ import contextlib
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -41,14 +42,22 @@ class Pcscd(Server):
 
     Each entry has its own copy of the driver (entries that share one library answer for each other)
     and two adjacent ports, of which the rig uses the first; the second is a reader with no card.
-    `ports[i]` is where `VirtualReader` connects for `reader_names[i]`.
+    `ports[i]` is where `VirtualReader` connects for `reader_names[i]`. `names` names the first
+    entries: "ACS ACR122U" becomes "ACS ACR122U 00 00".
 
     With `handler`, there is no second reader; `unplug`, `replug` and what concerns escape commands
     need it. It writes each escape command of entry i (SCardControl with code 0x42000001 or
     0x42000DAC) as a line of lower-case hex into `folders[i] / "escapes"` and answers 90 00.
     """
 
-    def __init__(self, directory: Path, slots: int = 1, *, handler: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        slots: int = 1,
+        *,
+        handler: bool = False,
+        names: Sequence[str] = (),
+    ) -> None:
         if not 1 <= slots <= _MOST_SLOTS:
             raise ValueError(f"slots must be 1 to {_MOST_SLOTS}, not {slots}")
         self.directory = directory
@@ -57,7 +66,8 @@ class Pcscd(Server):
             raise ValueError(f"{self.socket_path} is too long for a Unix socket (107 bytes)")
         self.log = directory / "pcscd.log"
         self.ports = tuple(free_port(2) for _ in range(slots))
-        self.reader_names = tuple(f"Rig {index} 00 00" for index in range(slots))
+        friendly = [*names, *(f"Rig {index}" for index in range(len(names), slots))]
+        self.reader_names = tuple(f"{name} 00 00" for name in friendly)
         self.handler = handler
         self.gap_s = 0.0 if handler else POLL_GAP_S
         """How long a field must be empty so that a card's leaving is noticed."""
@@ -77,7 +87,7 @@ class Pcscd(Server):
                 library, device = folder / "ifd.so", str(folder)
                 shutil.copyfile(built, library)
             (self._conf / f"rig-{index}").write_text(
-                f'FRIENDLYNAME "Rig {index}"\n'
+                f'FRIENDLYNAME "{friendly[index]}"\n'
                 f"DEVICENAME {device}:{port:#x}\n"
                 f"LIBPATH {library}\n"
                 f"CHANNELID {port:#x}\n",
