@@ -14,8 +14,8 @@ from hub import devices as service
 from hub import fleet
 from hub import venues as venue_service
 from hub.api.answers import DONE, LISTED, OF_ONE
-from hub.api.models import In, Out, Paged, Ref, Time, Told, named
-from hub.api.taps import Moment, doing, ms
+from hub.api.models import In, Moment, Out, Paged, Ref, Time, Told, named
+from hub.api.taps import doing, ms
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.context import Context, Hub, Joining, api_right
