@@ -4,21 +4,15 @@ The keys are made once and kept, so that a request whose answer was lost can be 
 same code (protocol.identity says how the two convince each other).
 """
 
-import contextlib
-import http.client
-import json
 import os
-import socket
-import threading
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
-from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from edge.request import HubAddress, RequestError, ask
 from protocol.errors import RemoteError
 from protocol.identity import (
     Enrolment,
@@ -33,11 +27,6 @@ from protocol.topics import Broker
 
 KEYS_FILE: Final = "keys.json"
 ENROLMENT_FILE: Final = "enrolment.json"
-TIMEOUT_S: Final = 15
-"""How long a hub may keep silent."""
-LONGEST_S: Final = 30
-"""How long it may take altogether."""
-MAX_ANSWER_BYTES: Final = 64 * 1024
 
 
 class EnrolError(Exception):
@@ -163,7 +152,10 @@ def enrol(data: Path, hub_url: str, code: EnrolmentCode) -> Enrolment:
     Raises EnrolError in plain words, IdentityError; nothing but this edge's own keys is written
     unless the hub that the code names said yes.
     """
-    hub = _hub(hub_url)
+    try:
+        hub = HubAddress.parse(hub_url)
+    except RequestError as error:
+        raise EnrolError(str(error)) from error
     if load_enrolment(data) is not None:
         raise EnrolError(
             f"this device is enrolled already ({data / ENROLMENT_FILE}); move that file away to"
@@ -176,7 +168,10 @@ def enrol(data: Path, hub_url: str, code: EnrolmentCode) -> Enrolment:
         "seal_key": _to_text(keys.seal.public),
         "proof": _to_text(proof),
     }
-    answer = _post(hub, request)
+    try:
+        answer = ask(hub, "POST", "/api/v1/enrol", request)
+    except RequestError as error:
+        raise EnrolError(str(error)) from error
     try:
         signed = urlsafe_b64decode(str(answer["answer"]) + "==")
         enrolment = open_enrolment(signed, code, keys.sign.public, proof)
@@ -202,78 +197,6 @@ def enrol(data: Path, hub_url: str, code: EnrolmentCode) -> Enrolment:
             " within fifteen minutes"
         ) from error
     return enrolment
-
-
-def _hub(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        fits = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-        more = parts.username or parts.password or parts.query or parts.fragment
-        url.encode("ascii")
-    except ValueError:
-        fits, more = None, None
-    if not fits or more or not url.isprintable() or " " in url:
-        raise EnrolError(f"{url!r} is not the address of a hub, such as https://hub.example")
-    return parts
-
-
-def _post(hub: SplitResult, body: dict[str, str]) -> dict[str, object]:
-    where = hub.geturl()
-    kind = http.client.HTTPSConnection if hub.scheme == "https" else http.client.HTTPConnection
-    connection = kind(str(hub.hostname), hub.port, timeout=TIMEOUT_S)
-    try:
-        with contextlib.closing(connection), _bounded(connection):
-            try:
-                connection.connect()
-            except OSError as error:
-                raise EnrolError(f"{where} cannot be reached: {error}") from error
-            path = hub.path.rstrip("/") + "/api/v1/enrol"
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-            with connection.getresponse() as response:
-                raw = response.read(MAX_ANSWER_BYTES)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        why = str(error) or type(error).__name__
-        raise EnrolError(f"{where} did not answer as a hub does: {_plain(why)}") from error
-    try:
-        answer = json.loads(raw)
-    except (ValueError, RecursionError):
-        answer = None
-    if not isinstance(answer, dict):
-        answer = {}
-    match response.status, answer.get("detail"):
-        case 200, _:
-            return answer
-        case status, str(detail):
-            raise EnrolError(f"the hub refused ({status}): {_plain(detail)}")
-        case status, _ if 300 <= status < 400:
-            target = _plain(response.getheader("Location") or "another address")
-            raise EnrolError(f"{where} sends on to {target}: give --hub the address of the hub")
-        case status, _:
-            what = _plain(f"{status} {response.reason}")
-            raise EnrolError(f"{where} did not answer as a hub does: {what}")
-
-
-@contextlib.contextmanager
-def _bounded(connection: http.client.HTTPConnection) -> Iterator[None]:
-    """Hangs up after LONGEST_S: the time-out starts anew with each byte that comes."""
-
-    def hang_up() -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(LONGEST_S, hang_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _plain(text: str) -> str:
-    """What a stranger said, fit for one line of a terminal."""
-    shown = "".join(char if char.isprintable() else " " for char in text[:200])
-    return " ".join(shown.split())
 
 
 def _write(path: Path, content: msgspec.Struct) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from edge import enrol as module
+from edge import request
 from edge.enrol import EnrolError, IdentityError, Keys, enrol, load_enrolment
 from protocol.identity import (
     Enrolment,
@@ -179,8 +180,8 @@ def test_another_hub_than_the_codes_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_hub_that_keeps_silent_or_dribbles_is_given_up(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "TIMEOUT_S", 0.5)
-    monkeypatch.setattr(module, "LONGEST_S", 1.0)
+    monkeypatch.setattr(request, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(request, "LONGEST_S", 1.0)
 
     def dribble(client: socket.socket) -> None:
         for byte in b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 50:
