@@ -237,12 +237,17 @@ def bind(
 
 
 def undo(conn: Connection, caller: Caller, reading: uuid.UUID, now_ms: int) -> None:
-    """Take back what became of a reading, the station's last. Raises TapError, NotFoundError."""
+    """Take back what became of a reading, the station's last. Raises TapError, NotFoundError.
+
+    The same again changes nothing.
+    """
     lock(conn)
     scope, d = caller.organisation_id, s.desk_readings.c
     row = _find(conn, scope, reading, now_ms)
-    if row.undo is None:
+    if row.value is not None:
         raise TapError("reading", Words("没有可以撤销的登记。"))
+    if row.undo is None:
+        return
     if conn.scalar(
         select(d.id).where(d.token_id == row.token_id, d.undo.is_not(None), d.id > row.id).limit(1)
     ):

@@ -78,6 +78,12 @@ class AtRequest(In):
     at: Moment
 
 
+class LostRequest(In):
+    """From when on."""
+
+    at: Moment | None = Field(None, description="By default now.")
+
+
 # --- Out ----------------------------------------------------------------------------------------
 
 
@@ -294,10 +300,12 @@ def list_cards(caller: Asking, hub: Hub, member: UUID) -> CardList:
 
 
 @router.post("/cards/{card}/lost", tags=["cards"], responses=DONE, status_code=204)
-def report_card_lost(caller: Asking, hub: Hub, card: UUID, wanted: AtRequest) -> None:
+def report_card_lost(caller: Asking, hub: Hub, card: UUID, wanted: LostRequest) -> None:
     """The card is lost: what it taps from then on is nobody's."""
+    now_ms = hub.clock()
     with doing(hub) as conn:
-        cards.report_lost(conn, caller, card, ms(wanted.at), hub.clock())
+        at_ms = now_ms if wanted.at is None else ms(wanted.at)
+        cards.report_lost(conn, caller, card, at_ms, now_ms)
 
 
 @router.post("/cards/{card}/end", tags=["cards"], responses=DONE, status_code=204)
