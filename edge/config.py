@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import msgspec
 
 from edge.clock import Trust
+from edge.feedback.gpio import PinNumbers
 from edge.readers.supervised import DEFAULT_READ_TIMEOUT_MS
 from edge.taps import DEFAULT_WINDOW_MS
 from protocol.topics import Broker
@@ -62,6 +63,12 @@ class FeedbackSection(_Section, frozen=True):
 
     console: bool = True
     """Write outcomes to standard output, a line each."""
+    reader: bool = True
+    """Show them by the lamp and buzzer of the reader itself, where its kind is known."""
+    sound: bool = False
+    """Play them by a loudspeaker."""
+    gpio: PinNumbers = PinNumbers()
+    """Show them by lamps and a buzzer on these pins."""
 
 
 class Config(_Section, frozen=True):
@@ -93,6 +100,9 @@ def load(path: Path) -> Config:
             Broker.parse(config.mqtt.url)
     except ValueError as error:
         raise ConfigError(f"{path}: mqtt.url: {error}") from error
+    pins = config.feedback.gpio.used
+    if len(set(pins)) < len(pins):
+        raise ConfigError(f"{path}: feedback.gpio: two things on one pin")
     data = path.absolute().parent / config.edge.data
     return msgspec.structs.replace(config, edge=EdgeSection(data))
 

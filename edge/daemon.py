@@ -19,6 +19,9 @@ from edge.enrol import IdentityError, Keys, load_identity
 from edge.feedback import Feedback, Notice, Outcome, Standing
 from edge.feedback.console import Console
 from edge.feedback.fanout import Fanout
+from edge.feedback.gpio import open_pins
+from edge.feedback.reader import ReaderLamps
+from edge.feedback.sound import Sound
 from edge.readers import CardRead, ReaderEvent, Readers
 from edge.readers.pcsc import PcscReaders
 from edge.recorder import Recorder
@@ -37,7 +40,13 @@ log = logging.getLogger(__name__)
 
 def outputs(config: Config) -> list[Feedback]:
     """Where outcomes are shown, as far as the configuration alone says; a rehearsal's as well."""
-    return [Console()] if config.feedback.console else []
+    section = config.feedback
+    found: list[Feedback] = [Console()] if section.console else []
+    if section.sound:
+        found.append(Sound())
+    if section.gpio.used and (pins := open_pins(section.gpio)) is not None:
+        found.append(pins)
+    return found
 
 
 def inputs(config: Config) -> Sequence[Readers]:
@@ -54,6 +63,7 @@ class Daemon:
         self._data = config.edge.data
         self._stopping = threading.Event()
         self._trouble = ""
+        self._drivers: Sequence[Readers] = ()
 
     def run(self) -> int:
         """Runs until told to stop; gives the exit status.
@@ -62,7 +72,8 @@ class Daemon:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
-        feedback = Fanout(outputs(self._config))
+        lamps = [ReaderLamps(self._signal)] if self._config.feedback.reader else []
+        feedback = Fanout([*outputs(self._config), *lamps])
         try:
             identity = self._wait_for_identity(feedback)
             return 0 if identity is None else self._record(*identity, feedback)
@@ -142,4 +153,11 @@ class Daemon:
         return status
 
     def _readers(self) -> Sequence[Readers]:
-        return inputs(self._config)
+        self._drivers = inputs(self._config)
+        return self._drivers
+
+    def _signal(self, reader: str, outcome: Outcome) -> None:
+        """Has the reader itself show `outcome`, if it can; a name belongs to one driver."""
+        for each in self._drivers:
+            if isinstance(each, PcscReaders):
+                each.signal(reader, outcome)

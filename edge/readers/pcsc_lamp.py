@@ -1,9 +1,11 @@
 """The lamp and buzzer of one PC/SC reader, beside the reading of its cards and never before it.
 
 A thread with a PC/SC context of its own plays the latest outcome; a newer one, or a card that is
-noticed, ends what plays. What goes wrong is told once, as the lamp's trouble and no card's. Only
-single short commands are sent, since pcscd lets nothing else through to a reader meanwhile: where a
-command takes too long all the same, the lamp is left alone for a minute.
+noticed, ends what plays. What goes wrong is told once, as the lamp's trouble and no card's.
+
+While a command to a reader lasts, pcscd notices no card at it. So only single short commands are
+sent, and a lamp whose commands take longer than those of any known kind should is left alone for a
+minute. Other readers never notice.
 
 It does nothing for a reader of a kind that edge.feedback.reader does not know.
 """
@@ -36,7 +38,8 @@ _DARK_MS: Final = 60
 """Between two outcomes, so that the same colour twice is seen as two."""
 _FORGOTTEN_S: Final = 1.0
 """A lamp that was left on because a card came is put out after this, if nothing new is shown."""
-_TOO_LONG_S: Final = 1.0
+_TOO_LONG_S: Final = 0.35
+"""The longest command is a beep of 0.2 s."""
 _REST_S: Final = 60.0
 
 NOT_ALLOWED: Final = (
@@ -111,15 +114,14 @@ class _Player:
         self._lit = False  # each outcome ends so
 
     def _send(self, link: "_Link", command: bytes) -> None:
-        began = time.monotonic()
         try:
             self._pass(link, command)
         finally:
-            took_s = time.monotonic() - began
-            if took_s > _TOO_LONG_S:
+            if link.took_s > _TOO_LONG_S:
                 self._rests_until = time.monotonic() + _REST_S
-        if took_s > _TOO_LONG_S:
-            raise LampError(0, f"a command took {took_s:.1f} s; it is left alone for a minute")
+        if link.took_s > _TOO_LONG_S:
+            words = f"a command took {link.took_s:.1f} s; it is left alone for a minute"
+            raise LampError(0, words)
         if self._escapes:
             self._note("")
 
@@ -145,12 +147,13 @@ class _Player:
 
 
 class _Link:
-    """A way to the reader, for one outcome."""
+    """A way to the reader, for one outcome; `took_s` is how long the latest command lasted."""
 
     def __init__(self, context: int, reader: str) -> None:
         self._context = context
         self._reader = reader
         self._direct: int | None = None
+        self.took_s = 0.0
 
     def escape(self, command: bytes) -> None:
         """Passes `command` to the reader itself, whether a card is there or not."""
@@ -160,7 +163,8 @@ class _Link:
             )
             _check(code)
             self._direct = card
-        code, answer = scard.SCardControl(self._direct, _ESCAPE, list(command))
+        with self._timed():
+            code, answer = scard.SCardControl(self._direct, _ESCAPE, list(command))
         _check(code)
         _agreed(bytes(answer))
 
@@ -174,11 +178,18 @@ class _Link:
         )
         _check(code)
         try:
-            code, answer = scard.SCardTransmit(card, protocol, list(command))
+            with self._timed():
+                code, answer = scard.SCardTransmit(card, protocol, list(command))
             _check(code)
             _agreed(bytes(answer))
         finally:
             scard.SCardDisconnect(card, scard.SCARD_LEAVE_CARD)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.took_s = time.monotonic() - began
 
     def close(self) -> None:
         """Lets the reader go."""
