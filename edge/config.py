@@ -3,19 +3,27 @@
 A mistake is refused with file, key and what is expected there; an unknown key is a mistake.
 """
 
+import stat
 import tomllib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 
+from edge.cards.classic_sector import KEY_BYTES
+from edge.cards.settings import CardsSection, Plan, needs_key, plan_of
 from edge.clock import Trust
 from edge.feedback.gpio import PinNumbers
 from edge.readers.supervised import DEFAULT_READ_TIMEOUT_MS
+from edge.readers.wedge import Wedge
 from edge.taps import DEFAULT_WINDOW_MS
+from protocol.credential import CardNumberFormat
 from protocol.topics import Broker
 
 DEFAULT_DATA: Final = "/var/lib/shuaka-edge"
+_KEY_FILE_BYTES: Final = 64
 
 
 class ConfigError(Exception):
@@ -33,6 +41,22 @@ class EdgeSection(_Section, frozen=True):
     """Folder of journal and keys; a relative path is relative to the configuration file."""
 
 
+class WedgeSection(_Section, frozen=True):
+    """`[[readers.wedge]]`: a reader that types like a keyboard."""
+
+    device: Path
+    """Its event device, best by /dev/input/by-id, which stays the same."""
+    format: CardNumberFormat = CardNumberFormat.DEC10
+    """How it writes a UID."""
+    name: str = ""
+    """What it is called; empty: after its device."""
+
+    @property
+    def wedge(self) -> Wedge:
+        """As its driver takes it."""
+        return Wedge(self.device, self.format, self.name)
+
+
 class ReadersSection(_Section, frozen=True):
     """`[readers]`"""
 
@@ -42,6 +66,8 @@ class ReadersSection(_Section, frozen=True):
     """A card that has given no answer after this is unreadable."""
     debounce_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)] = DEFAULT_WINDOW_MS
     """The same card within this of its last appearance is one tap (edge.taps)."""
+    wedge: tuple[WedgeSection, ...] = ()
+    """Readers that type like a keyboard."""
 
 
 class ClockSection(_Section, frozen=True):
@@ -76,6 +102,7 @@ class Config(_Section, frozen=True):
 
     edge: EdgeSection = EdgeSection()
     readers: ReadersSection = ReadersSection()
+    cards: CardsSection = CardsSection()
     clock: ClockSection = ClockSection()
     mqtt: MqttSection = MqttSection()
     feedback: FeedbackSection = FeedbackSection()
@@ -103,8 +130,66 @@ def load(path: Path) -> Config:
     pins = config.feedback.gpio.used
     if len(set(pins)) < len(pins):
         raise ConfigError(f"{path}: feedback.gpio: two things on one pin")
-    data = path.absolute().parent / config.edge.data
-    return msgspec.structs.replace(config, edge=EdgeSection(data))
+    try:
+        plan_of(config.cards)
+    except ValueError as error:
+        raise ConfigError(f"{path}: cards.{error}") from error
+    _check_wedges(path, config.readers.wedge)
+    folder = path.absolute().parent
+    cards = config.cards
+    if needs_key(cards):
+        sector = cards.classic_sector
+        sector = msgspec.structs.replace(sector, key_file=folder / sector.key_file)
+        cards = msgspec.structs.replace(cards, classic_sector=sector)
+    edge = EdgeSection(folder / config.edge.data)
+    return msgspec.structs.replace(config, edge=edge, cards=cards)
+
+
+def _check_wedges(path: Path, wedges: Sequence[WedgeSection]) -> None:
+    at = f"{path}: readers.wedge"
+    for each in wedges:
+        if not each.device.is_absolute():
+            raise ConfigError(f"{at}.device: {each.device}: a path that begins with /")
+        if each.format is CardNumberFormat.DEC8:
+            raise ConfigError(
+                f"{at}.format: dec8 shows three of a card's four bytes and fits 256 cards; set the"
+                " reader to ten digits or to hex"
+            )
+        if not each.name.isprintable():
+            raise ConfigError(f"{at}.name: a name without line breaks and the like")
+    for what, values in (
+        ("device", [each.device for each in wedges]),
+        ("name", [each.wedge.reader for each in wedges]),
+    ):
+        for value, times in Counter(map(str, values)).items():
+            if times > 1:
+                raise ConfigError(f"{at}.{what}: {value} stands there more than once")
+
+
+def card_plan(section: CardsSection) -> Plan:
+    """How cards are read, with the key that it takes. ConfigError names the key file."""
+    if not needs_key(section):
+        return plan_of(section)
+    path = section.classic_sector.key_file
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise ConfigError(f"{path}: is no file, and should hold the key")
+        if mode & 0o077:
+            raise ConfigError(
+                f"{path}: other users can read the key: mode 0600 is wanted (chmod 600 {path})"
+            )
+        with path.open("rb") as file:
+            text = file.read(_KEY_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: the key cannot be read: {error.strerror}") from error
+    try:
+        key = bytes.fromhex(text.decode("ascii"))
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES or len(text) > _KEY_FILE_BYTES:
+        raise ConfigError(f"{path}: a key is {2 * KEY_BYTES} hex digits, and nothing else")
+    return plan_of(section, key)
 
 
 def _plain(problem: str) -> str:
@@ -120,4 +205,4 @@ def _plain(problem: str) -> str:
 def _folder(wanted: type, value: object) -> Path:
     if wanted is Path and isinstance(value, str) and value and value.isprintable():
         return Path(value)
-    raise ValueError("Expected the path of a folder, in quotes")
+    raise ValueError("Expected the path of a folder or file, in quotes")

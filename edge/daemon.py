@@ -13,7 +13,7 @@ from typing import Final
 
 from edge.actsocket import ActServer
 from edge.clock import SystemClock
-from edge.config import Config
+from edge.config import Config, card_plan
 from edge.couriers.mqtt import Courier
 from edge.enrol import IdentityError, Keys, load_identity
 from edge.feedback import Feedback, Notice, Outcome, Standing
@@ -24,6 +24,7 @@ from edge.feedback.reader import ReaderLamps
 from edge.feedback.sound import Sound
 from edge.readers import CardRead, ReaderEvent, Readers
 from edge.readers.pcsc import PcscReaders
+from edge.readers.wedge import WedgeReader
 from edge.recorder import Recorder
 from edge.store import Owner
 from protocol.identity import Enrolment
@@ -50,17 +51,26 @@ def outputs(config: Config) -> list[Feedback]:
 
 
 def inputs(config: Config) -> Sequence[Readers]:
-    """The readers that the configuration names, not started; the desk station's as well."""
+    """The readers that the configuration names, not started; the desk station's as well.
+
+    Raises ConfigError where it names a key that cannot be used.
+    """
     section = config.readers
-    return [PcscReaders(read_timeout_ms=section.read_timeout_ms)] if section.pcsc else []
+    cards = card_plan(config.cards)
+    readers: list[Readers] = []
+    if section.pcsc:
+        readers.append(PcscReaders(read_timeout_ms=section.read_timeout_ms, cards=cards))
+    readers += [WedgeReader(each.wedge) for each in section.wedge]
+    return readers
 
 
 class Daemon:
-    """`shuaka-edge run`: give it a configuration, `run` it."""
+    """`shuaka-edge run`: give it a configuration, `run` it. Raises ConfigError as `inputs` does."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._data = config.edge.data
+        card_plan(config.cards)
         self._stopping = threading.Event()
         self._trouble = ""
         self._drivers: Sequence[Readers] = ()

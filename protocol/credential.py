@@ -136,7 +136,14 @@ def member_credential(code: str) -> Credential:
 
 
 def uid_from(number: str, number_format: CardNumberFormat) -> Credential:
-    """The credential of a card number as a list writes it.
+    """The credential of a card number as a list writes it; see `uid_bytes`, and `uid_credential`
+    for the numbers that are none.
+    """
+    return uid_credential(uid_bytes(number, number_format))
+
+
+def uid_bytes(number: str, number_format: CardNumberFormat) -> bytes:
+    """The bytes of a card number as a list or a wedge writes it.
 
     `hex`: as the reader returns it; `hex-reversed`: bytes in the opposite order; `dec10`: the four
     UID bytes, first byte lowest, as one decimal number of up to ten digits (common wedge readers);
@@ -150,9 +157,7 @@ def uid_from(number: str, number_format: CardNumberFormat) -> Credential:
             if not re.fullmatch(r"(?:[0-9A-F]{2})+", digits):
                 raise InvalidCredentialError(f"{text!r} is not an even number of hex digits")
             uid = bytes.fromhex(digits)
-            return uid_credential(
-                uid[::-1] if number_format is CardNumberFormat.HEX_REVERSED else uid
-            )
+            return uid[::-1] if number_format is CardNumberFormat.HEX_REVERSED else uid
         case CardNumberFormat.DEC10:
             if not re.fullmatch(r"[0-9]{10}", text):
                 raise InvalidCredentialError(
@@ -161,7 +166,7 @@ def uid_from(number: str, number_format: CardNumberFormat) -> Credential:
             value = int(text)
             if value >= 1 << 32:
                 raise InvalidCredentialError(f"{text!r} is more than four bytes can hold")
-            return uid_credential(value.to_bytes(4, "little"))
+            return value.to_bytes(4, "little")
         case CardNumberFormat.DEC8:
             raise InvalidCredentialError(
                 f"{text!r}: dec8 shows three of a card's four bytes and fits 256 cards; "

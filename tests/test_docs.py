@@ -5,13 +5,14 @@ readers to judge.
 """
 
 import argparse
+import json
 import re
 import subprocess
 import tomllib
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -82,9 +83,33 @@ def table(text: str) -> list[list[str]]:
 
 
 def edge_settings() -> Iterator[tuple[str, Any]]:
+    """Each with its default, those of blocks that may stand there several times included."""
+    yield from settings_in(Config(), "")
+    for where, block in edge_blocks():
+        for each in msgspec.structs.fields(block):
+            yield f"{where}.{each.encode_name}", each.default
+
+
+def settings_in(section: msgspec.Struct, where: str) -> Iterator[tuple[str, Any]]:
+    for each in msgspec.structs.fields(section):
+        value, name = getattr(section, each.name), f"{where}{each.encode_name}"
+        if isinstance(value, msgspec.Struct):
+            yield from settings_in(value, f"{name}.")
+        elif not is_block(each.type):
+            yield name, value
+
+
+def edge_blocks() -> Iterator[tuple[str, type[msgspec.Struct]]]:
+    """Where `[[section.name]]` may stand, and what one holds."""
     for part in msgspec.structs.fields(Config):
         for each in msgspec.structs.fields(part.default):
-            yield f"{part.name}.{each.name}", getattr(part.default, each.name)
+            if is_block(each.type):
+                yield f"{part.name}.{each.encode_name}", get_args(each.type)[0]
+
+
+def is_block(kind: Any) -> bool:
+    held = get_args(kind)[:1]
+    return bool(held) and isinstance(held[0], type) and issubclass(held[0], msgspec.Struct)
 
 
 def hub_settings() -> Iterator[tuple[str, Any]]:
@@ -96,6 +121,10 @@ def shown(default: Any) -> str:
     match default:
         case None:
             return "none"
+        case msgspec.NODEFAULT:
+            return "required"
+        case tuple():
+            return f"`{json.dumps(default)}`"
         case "":
             return "empty"
         case bool():
@@ -125,7 +154,7 @@ def flat(document: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in document.items():
         if isinstance(value, dict):
-            found |= {f"{name}.{inner}": each for inner, each in value.items()}
+            found |= {f"{name}.{inner}": each for inner, each in flat(value).items()}
         else:
             found[name] = value
     return found
@@ -136,7 +165,21 @@ def test_the_sample_for_the_edge_loads_and_shows_every_default(tmp_path: Path) -
     assert load_edge(sample) == Config()
     full = uncommented(sample, tmp_path / "edge.toml")
     config = load_edge(full)
-    assert set(flat(tomllib.loads(full.read_text("utf-8")))) == dict(edge_settings()).keys()
+    assert (
+        set(flat(tomllib.loads(full.read_text("utf-8")))) == dict(settings_in(Config(), "")).keys()
+    )
+    blocks = re.findall(
+        r"^# \[\[([\w.]+)\]\]\n((?:# \w+ = .*\n)+)", sample.read_text("utf-8"), re.MULTILINE
+    )
+    shown = {where: set(re.findall(r"^# (\w+) =", text, re.MULTILINE)) for where, text in blocks}
+    assert shown == {
+        where: {each.encode_name for each in msgspec.structs.fields(block)}
+        for where, block in edge_blocks()
+    }
+    examples = "\n".join(f"[[{where}]]\n{text.replace('# ', '')}" for where, text in blocks)
+    example = tmp_path / "examples.toml"
+    example.write_text(examples, "utf-8")
+    assert load_edge(example) != Config()
     assert config.mqtt.url is not None
     without_example = msgspec.structs.replace(config, mqtt=Config().mqtt)
     assert without_example == Config()

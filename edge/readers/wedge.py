@@ -1,0 +1,312 @@
+"""Keyboard wedges: readers that type a card's number and Enter, like a keyboard.
+
+Promises what edge.readers promises, for one such reader (/dev/input, evdev), and: nothing that it
+types reaches a console or another program (an exclusive grab; without one the reader is not used);
+it is there within seconds after it is plugged in. A card cannot be seen to leave: CardGone follows
+the outcome at once.
+
+A wedge tells a UID in digits and proves nothing (Assurance.UID). Whoever plugs a keyboard in at the
+configured place can type numbers; a line that pauses for longer than `LONGEST_PAUSE_S` is none.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import select
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from edge.cards import CardRefused, CardUnusable, Reading
+from edge.cards.uid import reading_of
+from edge.readers import (
+    CardGone,
+    CardRead,
+    CardSeen,
+    CardUnreadable,
+    Down,
+    Health,
+    ReaderDown,
+    ReaderHealth,
+    ReaderUp,
+    Sink,
+    Unreadable,
+)
+from edge.readers.supervised import STOP_S, Outlet
+from protocol.credential import CardNumberFormat, InvalidCredentialError, uid_bytes
+
+LONGEST_PAUSE_S: Final = 2.0
+"""Between two keys of one number; a wedge takes milliseconds."""
+LONGEST_LINE: Final = 32
+"""A UID of ten bytes in hex with a separator between each two would be 29."""
+
+EVENT: Final = struct.Struct("@llHHi")
+"""struct input_event of <linux/input.h>: time (two longs), type, code, value."""
+EV_SYN: Final = 0x00
+EV_KEY: Final = 0x01
+SYN_DROPPED: Final = 3
+"""The kernel had no room: keys are missing."""
+_EVIOCGRAB: Final = 0x40044590
+_RELEASED, _PRESSED = 0, 1
+
+ENTER: Final = frozenset({28, 96})
+"""KEY_ENTER, KEY_KPENTER."""
+SHIFT: Final = frozenset({42, 54})
+_SILENT: Final = frozenset({58, 69})
+"""Caps lock, num lock: some wedges press them around a number."""
+_DIGITS: Final = {
+    **dict(zip(range(2, 12), "1234567890", strict=True)),
+    # the keypad
+    **dict(zip((71, 72, 73, 75, 76, 77, 79, 80, 81, 82), "7894561230", strict=True)),
+}
+_LETTERS: Final = {30: "A", 48: "B", 46: "C", 32: "D", 18: "E", 33: "F"}
+_SEPARATORS: Final = {57: " ", 12: "-"}
+_SHIFTED: Final = {**_LETTERS, 39: ":"}
+_PLAIN: Final = {**_DIGITS, **_LETTERS, **_SEPARATORS}
+
+_RETRY_S: Final = 1.0
+_CHUNK: Final = 64 * EVENT.size
+
+_log = logging.getLogger(__name__)
+
+
+class Typed:
+    """Keys in, lines out: pure, `now_s` is any monotonic time.
+
+    `take` gives the line that a key ended, "" for one that can be no number, None while there is
+    none. An Enter without a line is none.
+    """
+
+    def __init__(self) -> None:
+        self._line = ""
+        self._broken = False
+        self._began = False
+        self._shift = False
+        self._last_s = 0.0
+
+    @property
+    def overdue_s(self) -> float | None:
+        """When the line that was begun is given up; None where none was."""
+        return self._last_s + LONGEST_PAUSE_S if self._began else None
+
+    def give_up(self, now_s: float) -> bool:
+        """Whether a line was begun and not gone on with; then it is forgotten."""
+        if self.overdue_s is None or now_s <= self.overdue_s:
+            return False
+        told = not self._broken
+        self._forget()
+        return told
+
+    def take(self, kind: int, code: int, value: int, now_s: float) -> str | None:
+        """One event, as struct input_event has it."""
+        if (kind, code) == (EV_SYN, SYN_DROPPED):
+            self._shift = False
+            return self._spoil(now_s)
+        if kind != EV_KEY:
+            return None
+        if code in SHIFT:
+            self._shift = value != _RELEASED
+            return None
+        if value != _PRESSED or code in _SILENT:
+            return None
+        if code in ENTER:
+            line, told = self._line, self._began and not self._broken
+            self._forget()
+            return line if told else None
+        char = (_SHIFTED if self._shift else _PLAIN).get(code)
+        if char is None or len(self._line) == LONGEST_LINE:
+            return self._spoil(now_s)
+        self._began = True
+        self._last_s = now_s
+        if not self._broken:
+            self._line += char
+        return None
+
+    def _spoil(self, now_s: float) -> str | None:
+        """The line can be no number: that is told once, and the rest of it passed over."""
+        told = not self._broken
+        self._began = self._broken = True
+        self._last_s = now_s
+        return "" if told else None
+
+    def _forget(self) -> None:
+        self._line = ""
+        self._began = self._broken = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wedge:
+    """One reader: its device, best by /dev/input/by-id, what it types, and what it is called."""
+
+    device: Path
+    format: CardNumberFormat = CardNumberFormat.DEC10
+    name: str = ""
+
+    @property
+    def reader(self) -> str:
+        """The name that its events have."""
+        return self.name or f"wedge {self.device.name}"
+
+
+def read_line(line: str, number_format: CardNumberFormat) -> Reading | Unreadable:
+    """What a typed line comes to."""
+    try:
+        return reading_of(uid_bytes(line, number_format))
+    except CardRefused as refused:
+        return Unreadable.because(refused.reason)
+    except (InvalidCredentialError, CardUnusable):
+        return Unreadable.BAD_ANSWER
+
+
+def open_device(path: Path) -> int:
+    """A descriptor of the event device, which types to nobody else from now on. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(descriptor, _EVIOCGRAB, 1)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+class WedgeReader:
+    """The driver of one wedge. `open_` gives a descriptor that can be polled (for tests)."""
+
+    def __init__(self, wedge: Wedge, *, open_: Callable[[Path], int] = open_device) -> None:
+        self._wedge = wedge
+        self._reader = wedge.reader
+        self._open = open_
+        self._outlet = Outlet()
+        self._generation = 0
+        self._up = False
+        self._trouble = "not started"
+        self._logged = ""
+        self._stopping = threading.Event()
+        self._woken, self._wake = os.pipe2(os.O_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name=self._reader, daemon=True)
+
+    def start(self, sink: Sink) -> None:
+        """Begins to report to `sink`; returns at once."""
+        self._outlet.open(sink)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Lets go of the device; afterwards the sink is not called any more."""
+        self._outlet.close()
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        os.write(self._wake, b"\n")
+        if self._thread.ident is not None:
+            self._thread.join(STOP_S)
+        if not self._thread.is_alive():
+            os.close(self._woken)
+            os.close(self._wake)
+
+    def health(self) -> Health:
+        """The one reader."""
+        one = ReaderHealth(self._reader, self._up, "" if self._up else self._trouble)
+        return Health("wedge", (one,))
+
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                descriptor = self._open(self._wedge.device)
+                try:
+                    self._works()
+                    self._follow(descriptor)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                self._down(*_explained(error, self._wedge.device))
+            except Exception as error:  # noqa: BLE001 - else no card would be seen again
+                _log.exception("%s: failed", self._reader)
+                self._down(Down.FAILED, f"failed ({error!r})")
+            self._stopping.wait(_RETRY_S)
+
+    def _follow(self, descriptor: int) -> None:
+        """Takes keys until stopped. Raises OSError when the line is lost."""
+        typed = Typed()
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.register(self._woken, select.POLLIN)
+        pending = b""
+        while not self._stopping.is_set():
+            due_s = typed.overdue_s
+            wait_ms = None if due_s is None else max(0.0, due_s - time.monotonic()) * 1000 + 1
+            ready = dict(poll.poll(wait_ms))
+            if self._stopping.is_set():
+                return
+            now_s = time.monotonic()
+            if descriptor not in ready:
+                if typed.give_up(now_s):
+                    self._card(Unreadable.BAD_ANSWER)
+                continue
+            try:
+                came = os.read(descriptor, _CHUNK)
+            except BlockingIOError:
+                continue
+            if not came:
+                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+            pending += came
+            whole = len(pending) - len(pending) % EVENT.size
+            for _, _, kind, code, value in EVENT.iter_unpack(pending[:whole]):
+                line = typed.take(kind, code, value, now_s)
+                if line is not None:
+                    self._card(read_line(line, self._wedge.format))
+            pending = pending[whole:]
+
+    def _card(self, outcome: Reading | Unreadable) -> None:
+        self._generation += 1
+        at_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        name, generation = self._reader, self._generation
+        self._outlet.emit(CardSeen(name, generation, at_ms))
+        if isinstance(outcome, Unreadable):
+            _log.info("%s: a number was not taken: %s", name, outcome.value)
+            self._outlet.emit(CardUnreadable(name, generation, at_ms, outcome))
+        else:
+            self._outlet.emit(
+                CardRead(name, generation, at_ms, outcome.credential, outcome.assurance)
+            )
+        self._outlet.emit(CardGone(name, generation))
+
+    def _works(self) -> None:
+        self._up = True
+        self._logged = ""
+        _log.info("%s: works", self._reader)
+        self._outlet.emit(ReaderUp(self._reader))
+
+    def _down(self, reason: Down, what: str) -> None:
+        self._trouble = what
+        if what != self._logged and not self._stopping.is_set():
+            self._logged = what
+            _log.warning("%s: %s", self._reader, what)
+        if self._up:
+            self._up = False
+            self._outlet.emit(ReaderDown(self._reader, reason))
+
+
+def _explained(error: OSError, device: Path) -> tuple[Down, str]:
+    match error.errno:
+        case errno.ENOENT | errno.ENODEV | errno.ENXIO | errno.EIO:
+            return Down.UNPLUGGED, f"{device}: the reader is not connected"
+        case errno.EACCES | errno.EPERM:
+            return (
+                Down.FAILED,
+                f"{device}: this user may not read it; it must be in the group input",
+            )
+        case errno.EBUSY:
+            return Down.FAILED, f"{device}: another program has it for itself"
+        case errno.ENOTTY | errno.EINVAL:
+            return Down.FAILED, f"{device}: is no input device"
+        case _:
+            return Down.FAILED, f"{device}: {error.strerror}"
