@@ -20,7 +20,15 @@ from typing import Final, Protocol, assert_never
 from edge.acts import WAIT_MS, Again, Answer, Done, Refused, Tell, Unknown, Waiting, Why, Wish
 from edge.clock import Clock
 from edge.couriers import Appended, JournalEvent, JournalState, Opened, Pruned
-from edge.feedback import ALREADY_ACTED, ALREADY_RECOGNISED, Feedback, Notice, Outcome, Standing
+from edge.feedback import (
+    ALREADY_ACTED,
+    ALREADY_RECOGNISED,
+    OUT_OF_DATE,
+    Feedback,
+    Notice,
+    Outcome,
+    Standing,
+)
 from edge.readers import (
     CardGone,
     CardRead,
@@ -417,7 +425,7 @@ class Recorder:
             self._commit()
         opened_ms = self._opened_ms(event.boottime_ms)
         if self._debounce.repeats(event.credential, event.boottime_ms, opened_ms):
-            recognised = self._recorded_as(event) is Outcome.RECOGNISED
+            recognised = self._recorded_as(event).outcome is Outcome.RECOGNISED
             words = ALREADY_RECOGNISED if recognised else ""
             self._feedback.show(Notice(Outcome.ALREADY, event.reader, words))
         elif self._acted.repeats(event.credential, event.boottime_ms):
@@ -468,23 +476,25 @@ class Recorder:
             self._show_failed(cards)  # a bug of ours is no reason to leave a member in the dark
             raise
         for card in cards:
-            self._feedback.show(Notice(self._recorded_as(card), card.reader))
+            self._feedback.show(self._recorded_as(card))
             self._debounce.recorded(card.credential, card.boottime_ms)
             self._count(card)
         self._notify(Appended(self._journal.epoch, head))
 
-    def _recorded_as(self, card: CardRead) -> Outcome:
+    def _recorded_as(self, card: CardRead) -> Notice:
         """The light for a tap that is durable: neutral wherever there is nothing to know it by."""
         at = self._stamp(card.boottime_ms)
+        if at.trusted and card.valid is not None and not card.valid.holds(at.wall_ms):
+            return Notice(Outcome.UNKNOWN, card.reader, OUT_OF_DATE)
         if self._roster is None or not at.trusted:
-            return Outcome.RECORDED
+            return Notice(Outcome.RECORDED, card.reader)
         match self._roster.known(card.credential, at.wall_ms):
             case Known.EXPECTED:
-                return Outcome.RECOGNISED
+                return Notice(Outcome.RECOGNISED, card.reader)
             case Known.STRANGE:
-                return Outcome.UNKNOWN
+                return Notice(Outcome.UNKNOWN, card.reader)
             case Known.SILENT:
-                return Outcome.RECORDED
+                return Notice(Outcome.RECORDED, card.reader)
 
     def _count(self, card: CardRead) -> None:
         opened = self._opened(self._stamp(card.boottime_ms))

@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from edge.acts import (
     Why,
     Wish,
 )
+from edge.cards import Validity
 from edge.couriers import Appended, JournalEvent, JournalState, Opened
-from edge.feedback import ALREADY_ACTED, Notice, Outcome, Standing
+from edge.feedback import ALREADY_ACTED, ALREADY_RECOGNISED, OUT_OF_DATE, Notice, Outcome, Standing
 from edge.readers import CardRead, CardUnreadable, Down, ReaderDown, ReaderUp, Unreadable
 from edge.recorder import MAX_GROUP, REOPEN_EVERY_MS, SETTLE_MS, STALL_MS, Recorder
 from edge.status import Heard, Window
@@ -39,8 +41,8 @@ from protocol import journal as entries
 from protocol.batch import MAX_READERS
 from protocol.credential import Assurance, Credential, member_credential
 from protocol.identity import OpeningKey
-from protocol.journal import Act, Action, ClockSample, Entry, Tap, decode_entry
-from protocol.roster import Board, BoardQuorum, OpenMeeting, Roster
+from protocol.journal import MAX_TIME_MS, Act, Action, ClockSample, Entry, Tap, decode_entry
+from protocol.roster import Board, BoardQuorum, OpenMeeting, Roster, cards_of
 from tests.fakes.clock import FakeClock
 from tests.rig import wait_for
 
@@ -268,6 +270,45 @@ def test_a_meeting_that_opens_between_two_taps_gets_its_own(place: Place) -> Non
     told = [outcome is Outcome.ALREADY for outcome in place.door.outcomes]
     assert told == [False, True, False, True]
     assert taps_on_disk(place.data) == 2
+
+
+ON_THE_FIRST = datetime(2026, 7, 1, 0, 0, tzinfo=timezone(timedelta(hours=8)))
+
+
+@pytest.mark.parametrize(
+    ("at", "trusted", "outcome", "words"),
+    [
+        (ON_THE_FIRST - timedelta(milliseconds=1), True, Outcome.UNKNOWN, OUT_OF_DATE),
+        (ON_THE_FIRST, True, Outcome.RECOGNISED, ""),
+        (
+            ON_THE_FIRST + timedelta(days=2) - timedelta(milliseconds=1),
+            True,
+            Outcome.RECOGNISED,
+            "",
+        ),
+        (ON_THE_FIRST + timedelta(days=2), True, Outcome.UNKNOWN, OUT_OF_DATE),
+        (ON_THE_FIRST + timedelta(days=99), False, Outcome.RECORDED, ""),
+    ],
+)
+def test_a_card_out_of_its_dates_is_recorded_and_amber(
+    place: Place, at: datetime, trusted: bool, outcome: Outcome, words: str
+) -> None:
+    place.clock.wall = int(at.timestamp() * 1000)
+    place.clock.trust = trusted
+    valid = Validity(date(2026, 7, 1), date(2026, 7, 2))
+    tap = replace(card(1, place.clock.boottime_ms()), valid=valid)
+    meeting = OpenMeeting(0, MAX_TIME_MS, cards_of(bytes(16), [tap.credential]))
+    place.recorder.new_roster(Roster(OWNER.edge, 1, bytes(16), (meeting,)))
+    place.start()
+    place.recorder.reader_event(tap)
+    place.recorder.reader_event(tap)
+    place.wait(2)
+    assert place.door.notices[0] == Notice(outcome, "r", words)
+    assert place.door.taps_then[0] == taps_on_disk(place.data) == 1
+    # Tapped again it is no success either.
+    known = outcome is Outcome.RECOGNISED
+    again = Notice(Outcome.ALREADY, "r", ALREADY_RECOGNISED if known else "")
+    assert place.door.notices[1] == again
 
 
 def test_an_unreadable_card_says_why_and_is_no_entry(place: Place) -> None:
