@@ -46,10 +46,14 @@ class Alive(Line, frozen=True, tag="alive"):
 
 
 class Seen(Line, frozen=True, tag="seen"):
-    """A card is there and is about to be touched: from here the read bound counts."""
+    """A card is there and is about to be touched: from here the read bound counts.
+
+    `mark` is what the driver tells this card from the next by, where it has to be told itself.
+    """
 
     generation: int
     boottime_ms: int
+    mark: bytes = b""
 
 
 class Read(Line, frozen=True, tag="read"):
@@ -107,8 +111,9 @@ class ListReaders(Task, frozen=True, tag="list"):
 class ServeReader(Task, frozen=True, tag="serve"):
     """Read the cards on one reader, as `cards` says; `name` is what its driver calls it.
 
-    `budget_ms` bounds the worker's own retries of one card. `counter` and `card` are what the
-    worker's predecessor had last told, so that a card is neither read twice nor overlooked.
+    `budget_ms` bounds the worker's own retries of one card. `counter`, `card` and `mark`
+    are what the worker's predecessor had last told, so that a card is neither read twice nor
+    overlooked.
     """
 
     name: bytes
@@ -116,6 +121,7 @@ class ServeReader(Task, frozen=True, tag="serve"):
     counter: int | None = None
     card: bool = False
     cards: Plan = UID_ONLY
+    mark: bytes = b""
 
 
 AnyTask = ListReaders | ServeReader

@@ -127,6 +127,7 @@ class SupervisedReader:
         self._lamp_trouble = ""
         self._counter: int | None = None  # what the worker's successor has to know
         self._card = False
+        self._mark = b""
         self._present: int | None = None  # generation told by CardSeen and not yet by CardGone
         self._open: Seen | None = None  # CardSeen without an outcome
         self._deadline = 0.0
@@ -159,6 +160,7 @@ class SupervisedReader:
                 self._counter,
                 self._card,
                 self._cards,
+                self._mark,
             )
             process = self._keeper.begin(task)
             if process is None:
@@ -212,10 +214,10 @@ class SupervisedReader:
             case Trouble(down, what):
                 self._counter, self._card = None, False
                 self._down(down, what)
-            case Seen(generation, boottime_ms):
+            case Seen(generation, boottime_ms, mark):
                 self._unread(Unreadable.BAD_ANSWER)
                 self._gone()
-                self._counter, self._card = generation, True
+                self._counter, self._card, self._mark = generation, True, mark
                 self._present = generation
                 self._open = line
                 self._deadline = time.monotonic() + self._read_timeout_ms / 1000

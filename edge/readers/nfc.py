@@ -1,0 +1,83 @@
+"""NFC chips that are no PC/SC readers, by nfcpy: a PN532 on a serial line, Sony's RC-S380 by USB.
+
+Promises what edge.readers promises, and: no reader stops the others or the daemon; each recovers
+by itself, within 10 s, from a line that is pulled and comes back and from a chip that falls silent.
+Unlike PC/SC readers they are named in the configuration, for nothing tells what hangs on a line.
+
+This process never talks to a chip: the workers do (edge.readers.nfc_worker), one for each.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from edge.cards.settings import UID_ONLY, Plan
+from edge.readers import Health, Sink
+from edge.readers.supervised import DEFAULT_READ_TIMEOUT_MS, STOP_S, Outlet, SupervisedReader
+
+_WORKER: Final = (sys.executable, "-P", "-m", "edge.readers.nfc_worker")
+
+
+@dataclass(frozen=True, slots=True)
+class NfcDevice:
+    """A chip: `device` is its serial line's path, or a path as nfcpy has them (`usb:054c:06c3`)."""
+
+    device: str
+    name: str = ""
+    """What events call it; where empty, `nfc` and the device's base name."""
+
+    @property
+    def reader(self) -> str:
+        return self.name or f"nfc {self.device.rpartition('/')[2]}"
+
+
+class NfcReaders:
+    """The driver. `worker` is the workers' command line (for tests)."""
+
+    def __init__(
+        self,
+        devices: Sequence[NfcDevice],
+        *,
+        read_timeout_ms: int = DEFAULT_READ_TIMEOUT_MS,
+        cards: Plan = UID_ONLY,
+        worker: Sequence[str] = _WORKER,
+    ) -> None:
+        self._outlet = Outlet()
+        self._readers = [
+            SupervisedReader(
+                self._outlet,
+                each.reader,
+                os.fsencode(each.device),
+                tuple(worker),
+                read_timeout_ms,
+                cards,
+            )
+            for each in devices
+        ]
+
+    def start(self, sink: Sink) -> None:
+        """Begins to report to `sink`; returns at once."""
+        self._outlet.open(sink)
+        for reader in self._readers:
+            reader.start()
+
+    def stop(self) -> None:
+        """Ends workers and threads; afterwards the sink is not called any more."""
+        self._outlet.close()
+        for reader in self._readers:
+            reader.stop()
+        deadline = time.monotonic() + STOP_S
+        for reader in self._readers:
+            if reader.thread.ident is not None:
+                reader.thread.join(max(0.0, deadline - time.monotonic()))
+
+    def health(self) -> Health:
+        """All configured readers."""
+        return Health("nfc", tuple(reader.health() for reader in self._readers))
+
+    def alive(self) -> bool:
+        """Whether all threads run that should."""
+        return all(reader.thread.is_alive() for reader in self._readers)
