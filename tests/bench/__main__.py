@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import durable, ingest, way
+from tests.bench import door, durable, ingest, way
 from tests.bench.figures import Figure, file_system, machine, table
 from tests.rig import MissingProgramError, NotReadyError
 
@@ -27,16 +27,19 @@ class Sizes:
     """A round, to the product."""
     messages: int
     """A round, to the tutorial hub."""
+    door: int
+    """Taps at each driver's reader."""
 
 
-FULL = Sizes(samples=6000, seconds=15, rounds=3, taps=100_000, messages=1500)
-QUICK = Sizes(samples=2000, seconds=3, rounds=1, taps=20_000, messages=500)
+FULL = Sizes(samples=6000, seconds=15, rounds=3, taps=100_000, messages=1500, door=200)
+QUICK = Sizes(samples=2000, seconds=3, rounds=1, taps=20_000, messages=500, door=30)
 
 
 def parts(sizes: Sizes) -> dict[str, Callable[[Path], list[Figure]]]:
     """What can be measured, by name; each is given a folder of its own."""
     return {
         "durable": lambda folder: durable.measure(folder, sizes.samples),
+        "door": lambda folder: door.measure(folder, sizes.door),
         "way": lambda folder: way.measure(folder, sizes.seconds),
         "ingest": lambda folder: ingest.measure(folder, sizes.rounds, sizes.taps, sizes.messages),
     }

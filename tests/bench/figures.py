@@ -21,6 +21,7 @@ class Figure:
     p99: str = ""
     rate: str = ""
     ratio: str = ""
+    mb: str = ""
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
@@ -38,6 +39,10 @@ def rate(what: str, per_second: float, ratio: str = "") -> Figure:
     return Figure(what, rate=f"{per_second:,.0f}", ratio=ratio)
 
 
+def memory(what: str, kilobytes: int, ratio: str = "") -> Figure:
+    return Figure(what, ratio=ratio, mb=f"{kilobytes / 1024:.0f}")
+
+
 def block_ratio(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float:
     """The median over neighbouring blocks of (our p50 / their p50): noise hits both alike."""
     return median(median(a) / median(b) for a, b in zip(ours, theirs, strict=True))
@@ -46,14 +51,14 @@ def block_ratio(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float
 def table(figures: Sequence[Figure]) -> str:
     """Aligned columns with a heading."""
     rows = [
-        ("what", "p50 ms", "p99 ms", "per second", "ratio"),
-        *((f.what, f.p50, f.p99, f.rate, f.ratio) for f in figures),
+        ("what", "p50 ms", "p99 ms", "per second", "MB", "ratio"),
+        *((f.what, f.p50, f.p99, f.rate, f.mb, f.ratio) for f in figures),
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
     lines = [
         f"{row[0]:<{widths[0]}}  "
-        + "  ".join(f"{row[column]:>{widths[column]}}" for column in (1, 2, 3))
-        + f"  {row[4]}"
+        + "  ".join(f"{row[column]:>{widths[column]}}" for column in (1, 2, 3, 4))
+        + f"  {row[5]}"
         for row in rows
     ]
     lines.insert(1, "-" * max(map(len, lines)))
