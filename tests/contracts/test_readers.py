@@ -25,6 +25,7 @@ from edge.readers import (
 )
 from protocol.credential import Assurance, Credential
 from tests.contracts.pcsc import PcscHarness
+from tests.contracts.pn532 import Pn532Harness
 from tests.contracts.readers import OUTCOME_S, EventLog, Harness, check_contract
 from tests.contracts.simulated import SimulatedHarness
 from tests.rig import wait_for
@@ -32,6 +33,7 @@ from tests.rig import wait_for
 HARNESSES: Final[tuple[type[Harness], ...]] = (
     SimulatedHarness,
     PcscHarness,
+    Pn532Harness,
 )
 
 LI, WANG, ZHAO = "11223344", "55667788", "99AABBCC"
