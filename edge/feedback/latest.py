@@ -32,18 +32,26 @@ class Latest(Generic[T]):
             self._closed = True
             self._changed.notify_all()
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Something else goes before, for as long as this lasts."""
+    def hold(self) -> None:
+        """Something else goes before, until the release."""
         with self._changed:
             self._held = True
             self._changed.notify_all()
+
+    def release(self) -> None:
+        """Ends the hold, if there is one."""
+        with self._changed:
+            self._held = False
+            self._changed.notify_all()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Held for as long as this lasts."""
+        self.hold()
         try:
             yield
         finally:
-            with self._changed:
-                self._held = False
-                self._changed.notify_all()
+            self.release()
 
     def take(self, within_s: float | None = None) -> T | None:
         """Waits for the next, without end or up to so long, and takes it out; None once closed, and

@@ -40,9 +40,12 @@ class ReaderLamps:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command to the reader (None: nothing changes), and how long until the next step."""
+    """A command to the reader (None: nothing changes), whether a lamp is on after it, and how long
+    until the next step.
+    """
 
     command: bytes | None
+    lit: bool
     ms: int
 
 
@@ -103,7 +106,7 @@ class Acr122u:
             elif moment.lit != lit and colour:
                 command = bytes([0xFF, 0, 0x40, shown | 0b1100, 4, 0, 0, 0, 0])
             lit = moment.lit
-            steps.append(Step(command, moment.ms))
+            steps.append(Step(command, lit and bool(colour), moment.ms))
         return tuple(steps)
 
 
@@ -126,8 +129,9 @@ class Acr1252:
             if moment.tone_ms:
                 commands.append(bytes([0xE0, 0, 0, 0x28, 1, min(0xFE, moment.tone_ms // 10)]))
             lit = moment.lit
-            steps += [Step(command, 0) for command in commands[:-1]]
-            steps.append(Step(commands[-1] if commands else None, moment.ms))
+            on = lit and bool(colour)
+            steps += [Step(command, on, 0) for command in commands[:-1]]
+            steps.append(Step(commands[-1] if commands else None, on, moment.ms))
         return tuple(steps)
 
 

@@ -130,7 +130,9 @@ AnyTask = ListReaders | ServeReader
 class Signal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag="signal"):
     """Comes after the task, any number of times: show this by the reader's own lamp and buzzer.
 
-    `outcome` is the name of an edge.feedback.Outcome. A worker without a lamp takes no notice.
+    `outcome` is the name of an edge.feedback.Outcome, `boottime_ms` when it was to be shown. A
+    worker without a lamp takes no notice.
     """
 
     outcome: str
+    boottime_ms: int

@@ -34,6 +34,8 @@ _UNSUPPORTED: Final = frozenset({0x8010001F, 0x80100022})
 """SCARD_E_UNSUPPORTED_FEATURE in older and in newer pcscd."""
 _PASSING: Final = frozenset({Kind.SERVICE, Kind.READER, Kind.REMOVED, Kind.BUSY, Kind.TIME_OUT})
 """Not the lamp's doing: told elsewhere, or no trouble at all."""
+_LATE_MS: Final = 2_000
+"""A light that comes later is a light for the next person."""
 _DARK_MS: Final = 60
 """Between two outcomes, so that the same colour twice is seen as two."""
 _FORGOTTEN_S: Final = 1.0
@@ -90,7 +92,7 @@ class _Player:
                 with _link(self._reader) as link:
                     if self._lit:
                         self._put_out(link)
-                    if signal is not None:
+                    if signal is not None and not _late(signal):
                         self._play(link, Outcome[signal.outcome])
             except LampError as error:
                 self._lit = False
@@ -107,11 +109,10 @@ class _Player:
         for step in self._lamp.steps(outcome):
             if step.command is not None:
                 self._send(link, step.command)
-                self._lit = True
+                self._lit = step.lit
             due += step.ms / 1000
             if self._signals.newer(due - time.monotonic()):
                 return
-        self._lit = False  # each outcome ends so
 
     def _send(self, link: "_Link", command: bytes) -> None:
         try:
@@ -207,6 +208,10 @@ def _link(reader: str) -> Iterator[_Link]:
     finally:
         link.close()
         scard.SCardReleaseContext(context)
+
+
+def _late(signal: Signal) -> bool:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 - signal.boottime_ms > _LATE_MS
 
 
 def _check(code: int) -> None:

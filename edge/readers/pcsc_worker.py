@@ -120,6 +120,8 @@ def main() -> None:
         case ListReaders():
             _keep_listing()
         case ServeReader() as task:
+            if task.card:  # of a card that gave no answer pcscd may still wait for one
+                signals.hold()
             pcsc_lamp.start(os.fsdecode(task.name), signals, lambda what: say(LampTrouble(what)))
             _keep_serving(task)
 
@@ -179,6 +181,8 @@ def _serve(
     while True:
         noticed_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
         happened = news(slot, now)
+        if slot is None or happened != News():
+            signals.release()
         if happened == News():
             say(Alive())
             time.sleep(_CALM_S)

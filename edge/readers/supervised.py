@@ -142,10 +142,11 @@ class SupervisedReader:
         self._keeper.stop()
 
     def signal(self, outcome: Outcome) -> None:
-        """Has the reader show `outcome` by its own lamp and buzzer, if it has any and its worker is
-        there; returns at once. From any thread.
+        """Has the reader show `outcome` by its own lamp and buzzer, if it has any; returns at once.
+        From any thread.
         """
-        self._keeper.signal(Signal(outcome.name))
+        now_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        self._keeper.signal(Signal(outcome.name, now_ms))
 
     def health(self) -> ReaderHealth:
         """How the reader is now; from any thread."""
@@ -300,6 +301,7 @@ class Keeper:
         self._worker = tuple(worker)
         self._lock = threading.Lock()
         self._process: WorkerProcess | None = None
+        self._signal: Signal | None = None  # for the next worker
         self._stopped = threading.Event()
 
     @property
@@ -323,15 +325,18 @@ class Keeper:
                     _log.error("a worker process cannot be started: %s", error)
             if process is not None:
                 process.give(task)
+                with self._lock:
+                    signal, self._signal = self._signal, None
+                if signal is not None:
+                    self.signal(signal)
                 return process
             self.wait(back_off.next_s())
 
     def signal(self, signal: Signal) -> None:
-        """Passes it to the worker if there is one."""
+        """Passes it to the worker, or to the next one where this one has ended."""
         with self._lock:
-            process = self._process
-        if process is not None:
-            process.signal(signal)
+            if self._process is None or not self._process.signal(signal):
+                self._signal = signal
 
     def stop(self) -> None:
         """Ends the worker for good."""
@@ -373,12 +378,18 @@ class WorkerProcess:
         with self._signalling:
             self._hears = True
 
-    def signal(self, signal: Signal) -> None:
-        """Passes it to the worker after its task; one that does not listen misses it."""
+    def signal(self, signal: Signal) -> bool:
+        """Passes it to the worker, after its task; one that does not listen misses it. False where
+        the worker has ended.
+        """
         with self._signalling:
-            if self._hears:
-                with suppress(BrokenPipeError):  # a full pipe takes nothing of so short a line
-                    self._input.write(msgspec.json.encode(signal) + b"\n")
+            if not self._hears:
+                return False
+            try:  # of so short a line a full pipe takes nothing
+                self._input.write(msgspec.json.encode(signal) + b"\n")
+            except BrokenPipeError:
+                return False
+            return True
 
     def line(self, deadline: float | None = None) -> AnyLine | None:
         """The next line; None when there is none by `deadline` (monotonic, seconds), or, without
