@@ -27,6 +27,7 @@ from protocol.credential import Assurance, InvalidCredentialError, cpu_file_cred
 
 ISSUER_BYTES: Final = 8
 _DATE_BYTES: Final = 4
+_FIRST_YEAR: Final = 1980
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +118,6 @@ def _day(file: bytes, at: int) -> date:
     digits = file[at : at + _DATE_BYTES].hex()
     if not digits.isdecimal():
         raise ValueError("no BCD")
+    if int(digits[:4]) < _FIRST_YEAR:
+        raise ValueError("from before there were such cards")
     return date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
