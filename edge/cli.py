@@ -14,9 +14,10 @@ from typing import Final, assert_never
 from edge.acts import Again, Done, Refused, Unknown, Waiting, Why, Wish, named
 from edge.actsocket import ActError, ActLine
 from edge.config import Config, ConfigError, load
-from edge.daemon import Daemon
+from edge.daemon import Daemon, inputs
 from edge.doctor import examine
 from edge.enrol import EnrolError, IdentityError, enrol, load_identity
+from edge.issue import IssueError, issue
 from edge.store import JournalError, JournalReader
 from protocol.credential import Credential, InvalidCredentialError, member_credential
 from protocol.errors import RemoteError
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         EnrolError,
         IdentityError,
         InvalidCodeError,
+        IssueError,
         JournalError,
     ) as error:
         print(f"shuaka-edge: {error}", file=sys.stderr)
@@ -121,6 +123,24 @@ def _parser() -> argparse.ArgumentParser:
         "member", type=_member, metavar="MEMBER_CODE", help="as the hub's register has it"
     )
 
+    desk = command("issue", "发卡台: say whose cards are, with a reader here; needs no enrolment.")
+    desk.add_argument("--hub", required=True, metavar="URL", help="such as https://hub.example")
+    desk.add_argument(
+        "--token-file",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="an access token of the hub, in a file that nobody else may read",
+    )
+    how = desk.add_mutually_exclusive_group()
+    how.add_argument(
+        "--list", type=Path, metavar="FILE.csv", help="members' codes, who get cards in this order"
+    )
+    how.add_argument(
+        "--station", action="store_true", help="only read: the hub's page 发卡台 is the screen"
+    )
+    desk.set_defaults(run=_issue)
+
     journal = command("journal", "Look into the journal; it is never changed.")
     journal.add_argument("what", choices=["list", "verify"])
     journal.add_argument("--last", type=_count, metavar="N", help="list: only the last N entries")
@@ -169,6 +189,24 @@ def _enrol(options: argparse.Namespace) -> int:
     code = EnrolmentCode.parse(options.code)
     enrolment = enrol(_config(options).edge.data, options.hub, code)
     print(f"Enrolled as {enrolment.name}. A running shuaka-edge begins to record by itself.")
+    return 0
+
+
+def _issue(options: argparse.Namespace) -> int:
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    config = _config(options)
+    issue(
+        config.edge.data,
+        inputs(config),
+        options.hub,
+        options.token_file,
+        sys.stdin or io.StringIO(),
+        lambda words: print(words, flush=True),
+        list_file=options.list,
+        is_station=options.station,
+    )
     return 0
 
 
