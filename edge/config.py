@@ -97,6 +97,13 @@ class FeedbackSection(_Section, frozen=True):
     """Show them by lamps and a buzzer on these pins."""
 
 
+class KioskSection(_Section, frozen=True):
+    """`[kiosk]`"""
+
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
+    """Of 127.0.0.1, where a browser on this machine finds the screen; None: no screen."""
+
+
 class Config(_Section, frozen=True):
     """The whole file."""
 
@@ -106,6 +113,7 @@ class Config(_Section, frozen=True):
     clock: ClockSection = ClockSection()
     mqtt: MqttSection = MqttSection()
     feedback: FeedbackSection = FeedbackSection()
+    kiosk: KioskSection = KioskSection()
 
 
 def load(path: Path) -> Config:

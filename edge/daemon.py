@@ -22,9 +22,11 @@ from edge.feedback.fanout import Fanout
 from edge.feedback.gpio import open_pins
 from edge.feedback.reader import ReaderLamps
 from edge.feedback.sound import Sound
+from edge.kiosk import Face, open_kiosk
 from edge.readers import CardRead, ReaderEvent, Readers
+from edge.readers.nfc import NfcReaders
 from edge.readers.pcsc import PcscReaders
-from edge.readers.wedge import WedgeReader
+from edge.readers.wedge import WedgeReaders
 from edge.recorder import Recorder
 from edge.store import Owner
 from protocol.identity import Enrolment
@@ -83,12 +85,16 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         lamps = [ReaderLamps(self._signal)] if self._config.feedback.reader else []
-        feedback = Fanout([*outputs(self._config), *lamps])
+        kiosk = open_kiosk(self._config)
+        screens = [] if kiosk is None else [kiosk.face]
+        feedback = Fanout([*outputs(self._config), *lamps, *screens])
         try:
             identity = self._wait_for_identity(feedback)
-            return 0 if identity is None else self._record(*identity, feedback)
+            return 0 if identity is None else self._record(*identity, feedback, screens)
         finally:
             feedback.stop()
+            if kiosk is not None:
+                kiosk.stop()
 
     def _wait_for_identity(self, feedback: Feedback) -> tuple[Enrolment, Keys] | None:
         """Shows red to every card until this edge knows who it is; None when stopped."""

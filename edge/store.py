@@ -473,13 +473,15 @@ class JournalReader:
                     return each.digest
         return None
 
-    def entries(self, epoch: bytes) -> Iterator[tuple[int, bytes, bytes, tuple[bytes, ...]]]:
-        """(seq, entry, digest, sealed subjects) of an epoch, in order."""
+    def entries(
+        self, epoch: bytes, first: int = 1
+    ) -> Iterator[tuple[int, bytes, bytes, tuple[bytes, ...]]]:
+        """(seq, entry, digest, sealed subjects) of an epoch from `first` on, in order."""
         with self._errors():
             for seq, entry, digest, *sealed in self._db.execute(
                 "SELECT seq, entry, digest, sealed, about FROM entries"
-                " JOIN epochs ON id = epoch_id WHERE epoch = ? ORDER BY seq",
-                (epoch,),
+                " JOIN epochs ON id = epoch_id WHERE epoch = ? AND seq >= ? ORDER BY seq",
+                (epoch, first),
             ):
                 yield seq, entry, digest, _held(sealed)
 

@@ -181,7 +181,9 @@ def test_the_sample_for_the_edge_loads_and_shows_every_default(tmp_path: Path) -
     example.write_text(examples, "utf-8")
     assert load_edge(example) != Config()
     assert config.mqtt.url is not None
-    without_example = msgspec.structs.replace(config, mqtt=Config().mqtt)
+    assert config.kiosk.port is not None
+    plain = Config()
+    without_example = msgspec.structs.replace(config, mqtt=plain.mqtt, kiosk=plain.kiosk)
     assert without_example == Config()
 
 
