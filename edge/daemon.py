@@ -24,9 +24,8 @@ from edge.feedback.reader import ReaderLamps
 from edge.feedback.sound import Sound
 from edge.kiosk import Face, open_kiosk
 from edge.readers import CardRead, ReaderEvent, Readers
-from edge.readers.nfc import NfcReaders
 from edge.readers.pcsc import PcscReaders
-from edge.readers.wedge import WedgeReaders
+from edge.readers.wedge import WedgeReader
 from edge.recorder import Recorder
 from edge.store import Owner
 from protocol.identity import Enrolment
