@@ -133,7 +133,9 @@ class Daemon:
             feedback.stand(Standing.NOT_ENROLLED, detail)
         return identity
 
-    def _record(self, enrolment: Enrolment, keys: Keys, feedback: Feedback) -> int:
+    def _record(
+        self, enrolment: Enrolment, keys: Keys, feedback: Feedback, screens: Sequence[Face]
+    ) -> int:
         recorder = Recorder(
             self._data,
             Owner(enrolment.edge, enrolment.hub.seal),
@@ -146,6 +148,8 @@ class Daemon:
         courier = Courier(self._data, enrolment, keys, broker, recorder)
         recorder.start(courier)
         courier.start()
+        for screen in screens:
+            screen.attach(recorder, courier)
         acts = ActServer(self._data, recorder)
         acts.start()
         readers = self._readers()
