@@ -3,6 +3,7 @@
 A mistake is refused with file, key and what is expected there; an unknown key is a mistake.
 """
 
+import re
 import stat
 import tomllib
 from collections import Counter
@@ -16,11 +17,14 @@ from edge.cards.classic_sector import KEY_BYTES
 from edge.cards.settings import CardsSection, Plan, needs_key, plan_of
 from edge.clock import Trust
 from edge.feedback.gpio import PinNumbers
+from edge.readers.nfc import NfcDevice
 from edge.readers.supervised import DEFAULT_READ_TIMEOUT_MS
 from edge.readers.wedge import Wedge
 from edge.taps import DEFAULT_WINDOW_MS
 from protocol.credential import CardNumberFormat
 from protocol.topics import Broker
+
+_NFC_DEVICE: Final = re.compile(r"/[\w./:+@,-]+|usb(:[0-9A-Fa-f]{4}){2}", re.ASCII)
 
 DEFAULT_DATA: Final = "/var/lib/shuaka-edge"
 _KEY_FILE_BYTES: Final = 64
@@ -57,6 +61,20 @@ class WedgeSection(_Section, frozen=True):
         return Wedge(self.device, self.format, self.name)
 
 
+class NfcSection(_Section, frozen=True):
+    """`[[readers.nfc]]`: an NFC chip that is no PC/SC reader."""
+
+    device: str
+    """A PN532's serial line, or `usb:` and the numbers of a reader that nfcpy knows."""
+    name: str = ""
+    """What it is called; empty: after its device."""
+
+    @property
+    def chip(self) -> NfcDevice:
+        """As its driver takes it."""
+        return NfcDevice(self.device, self.name)
+
+
 class ReadersSection(_Section, frozen=True):
     """`[readers]`"""
 
@@ -66,6 +84,8 @@ class ReadersSection(_Section, frozen=True):
     """A card that has given no answer after this is unreadable."""
     debounce_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)] = DEFAULT_WINDOW_MS
     """The same card within this of its last appearance is one tap (edge.taps)."""
+    nfc: tuple[NfcSection, ...] = ()
+    """NFC chips that are no PC/SC readers."""
     wedge: tuple[WedgeSection, ...] = ()
     """Readers that type like a keyboard."""
 
@@ -143,6 +163,7 @@ def load(path: Path) -> Config:
     except ValueError as error:
         raise ConfigError(f"{path}: cards.{error}") from error
     _check_wedges(path, config.readers.wedge)
+    _check_once(path, config.readers)
     folder = path.absolute().parent
     cards = config.cards
     if needs_key(cards):
@@ -163,13 +184,32 @@ def _check_wedges(path: Path, wedges: Sequence[WedgeSection]) -> None:
                 f"{at}.format: dec8 shows three of a card's four bytes and fits 256 cards; set the"
                 " reader to ten digits or to hex"
             )
-        if not each.name.isprintable():
+
+
+def _check_once(path: Path, readers: ReadersSection) -> None:
+    """Each device and each name stands for one reader, whatever its driver."""
+    devices: Counter[str] = Counter()
+    names: Counter[str] = Counter()
+    for each in readers.nfc:
+        if not _NFC_DEVICE.fullmatch(each.device):
+            raise ConfigError(
+                f"{path}: readers.nfc.device: {each.device}: the path of a serial line, such as"
+                " /dev/ttyS0, or the numbers of a USB reader, such as usb:054c:06c3"
+            )
+    blocks = [
+        *(("nfc", each.device, each.name, each.chip.reader) for each in readers.nfc),
+        *(("wedge", str(each.device), each.name, each.wedge.reader) for each in readers.wedge),
+    ]
+    for kind, device, name, reader in blocks:
+        at = f"{path}: readers.{kind}"
+        if not name.isprintable():
             raise ConfigError(f"{at}.name: a name without line breaks and the like")
-    for what, values in (
-        ("device", [each.device for each in wedges]),
-        ("name", [each.wedge.reader for each in wedges]),
-    ):
-        for value, times in Counter(map(str, values)).items():
+        devices[device] += 1
+        names[reader] += 1
+        for what, value, times in (
+            ("device", device, devices[device]),
+            ("name", reader, names[reader]),
+        ):
             if times > 1:
                 raise ConfigError(f"{at}.{what}: {value} stands there more than once")
 

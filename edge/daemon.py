@@ -24,6 +24,7 @@ from edge.feedback.reader import ReaderLamps
 from edge.feedback.sound import Sound
 from edge.kiosk import Face, open_kiosk
 from edge.readers import CardRead, ReaderEvent, Readers
+from edge.readers.nfc import NfcReaders
 from edge.readers.pcsc import PcscReaders
 from edge.readers.wedge import WedgeReader
 from edge.recorder import Recorder
@@ -61,6 +62,9 @@ def inputs(config: Config) -> Sequence[Readers]:
     readers: list[Readers] = []
     if section.pcsc:
         readers.append(PcscReaders(read_timeout_ms=section.read_timeout_ms, cards=cards))
+    if section.nfc:
+        chips = [each.chip for each in section.nfc]
+        readers.append(NfcReaders(chips, read_timeout_ms=section.read_timeout_ms, cards=cards))
     readers += [WedgeReader(each.wedge) for each in section.wedge]
     return readers
 

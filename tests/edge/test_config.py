@@ -84,6 +84,45 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, words: list[str]) -> None
     assert "secret" not in str(refused.value)
 
 
+def test_nfc_chips_are_named_in_blocks(tmp_path: Path) -> None:
+    blocks = """
+        [[readers.nfc]]
+        device = "/dev/serial/by-id/usb-1a86_USB_Serial-if00-port0"
+        [[readers.nfc]]
+        device = "usb:054c:06c3"
+        name = "后门"
+        """
+    chips = [each.chip for each in load(written(tmp_path, blocks)).readers.nfc]
+    assert [each.reader for each in chips] == ["nfc usb-1a86_USB_Serial-if00-port0", "后门"]
+    assert chips[1].device == "usb:054c:06c3"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[readers.nfc]]", ["device"]),
+        ("[[readers.nfc]]\ndevice = 'ttyS0'", ["readers.nfc.device", "ttyS0", "serial line"]),
+        ("[[readers.nfc]]\ndevice = '/dev/ttyS0; reboot'", ["readers.nfc.device", "serial line"]),
+        ("[[readers.nfc]]\ndevice = 'usb:054c'", ["readers.nfc.device", "usb:054c:06c3"]),
+        ('[[readers.nfc]]\ndevice = "/dev/ttyS0"\nname = "a\\nb"', ["readers.nfc.name"]),
+        (
+            "[[readers.nfc]]\ndevice = '/dev/ttyS0'\n" * 2,
+            ["readers.nfc.device", "/dev/ttyS0", "more than once"],
+        ),
+        (
+            "[[readers.nfc]]\ndevice = '/dev/ttyS0'\nname = 'door'\n[[readers.wedge]]\n"
+            + "device = '/dev/input/event3'\nname = 'door'",
+            ["readers.wedge.name", "door", "more than once"],
+        ),
+    ],
+)
+def test_nfc_chips_that_cannot_be_are_refused(tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(written(tmp_path, text))
+    for word in words:
+        assert word in str(refused.value)
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read: No such file"):
         load(tmp_path / "none.toml")
