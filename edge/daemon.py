@@ -26,7 +26,7 @@ from edge.kiosk import Face, open_kiosk
 from edge.readers import CardRead, ReaderEvent, Readers
 from edge.readers.nfc import NfcReaders
 from edge.readers.pcsc import PcscReaders
-from edge.readers.wedge import WedgeReader
+from edge.readers.wedge import WedgeReaders
 from edge.recorder import Recorder
 from edge.store import Owner
 from protocol.identity import Enrolment
@@ -65,7 +65,8 @@ def inputs(config: Config) -> Sequence[Readers]:
     if section.nfc:
         chips = [each.chip for each in section.nfc]
         readers.append(NfcReaders(chips, read_timeout_ms=section.read_timeout_ms, cards=cards))
-    readers += [WedgeReader(each.wedge) for each in section.wedge]
+    if section.wedge:
+        readers.append(WedgeReaders([each.wedge for each in section.wedge]))
     return readers
 
 

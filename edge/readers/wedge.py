@@ -1,8 +1,8 @@
-"""Keyboard wedges: readers that type a card's number and Enter, like a keyboard.
+"""Keyboard wedges: readers that type a card's number and Enter, like a keyboard (evdev).
 
-Promises what edge.readers promises, for one such reader (/dev/input, evdev), and: nothing that it
-types reaches a console or another program (an exclusive grab; without one the reader is not used);
-it is there within seconds after it is plugged in. A card cannot be seen to leave: CardGone follows
+Promises what edge.readers promises, and: nothing that such a reader types reaches a console or
+another program (an exclusive grab; without one the reader is not used); it works within seconds
+after it is plugged in. A card cannot be seen to leave: CardGone follows
 the outcome at once.
 
 A wedge tells a UID in digits and proves nothing (Assurance.UID). Whoever plugs a keyboard in at the
@@ -17,7 +17,7 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -70,6 +70,8 @@ _SHIFTED: Final = {**_LETTERS, 39: ":"}
 _PLAIN: Final = {**_DIGITS, **_LETTERS, **_SEPARATORS}
 
 _RETRY_S: Final = 1.0
+_LOOK_MS: Final = 200
+"""How often it looks, without a key, whether to stop or to give a line up."""
 _CHUNK: Final = 64 * EVENT.size
 
 _log = logging.getLogger(__name__)
@@ -89,14 +91,9 @@ class Typed:
         self._shift = False
         self._last_s = 0.0
 
-    @property
-    def overdue_s(self) -> float | None:
-        """When the line that was begun is given up; None where none was."""
-        return self._last_s + LONGEST_PAUSE_S if self._began else None
-
     def give_up(self, now_s: float) -> bool:
         """Whether a line was begun and not gone on with; then it is forgotten."""
-        if self.overdue_s is None or now_s <= self.overdue_s:
+        if not self._began or now_s - self._last_s <= LONGEST_PAUSE_S:
             return False
         told = not self._broken
         self._forget()
@@ -174,51 +171,65 @@ def open_device(path: Path) -> int:
     return descriptor
 
 
-class WedgeReader:
-    """The driver of one wedge. `open_` gives a descriptor that can be polled (for tests)."""
+class WedgeReaders:
+    """The driver. `open_` gives a descriptor that can be polled (for tests)."""
 
-    def __init__(self, wedge: Wedge, *, open_: Callable[[Path], int] = open_device) -> None:
-        self._wedge = wedge
-        self._reader = wedge.reader
-        self._open = open_
+    def __init__(
+        self, wedges: Sequence[Wedge], *, open_: Callable[[Path], int] = open_device
+    ) -> None:
         self._outlet = Outlet()
-        self._generation = 0
-        self._up = False
-        self._trouble = "not started"
-        self._logged = ""
-        self._stopping = threading.Event()
-        self._woken, self._wake = os.pipe2(os.O_CLOEXEC)
-        self._thread = threading.Thread(target=self._run, name=self._reader, daemon=True)
+        self._readers = [_Reader(each, self._outlet, open_) for each in wedges]
 
     def start(self, sink: Sink) -> None:
         """Begins to report to `sink`; returns at once."""
         self._outlet.open(sink)
-        self._thread.start()
+        for reader in self._readers:
+            reader.thread.start()
 
     def stop(self) -> None:
-        """Lets go of the device; afterwards the sink is not called any more."""
+        """Lets go of the devices; afterwards the sink is not called any more."""
         self._outlet.close()
-        if self._stopping.is_set():
-            return
-        self._stopping.set()
-        os.write(self._wake, b"\n")
-        if self._thread.ident is not None:
-            self._thread.join(STOP_S)
-        if not self._thread.is_alive():
-            os.close(self._woken)
-            os.close(self._wake)
+        for reader in self._readers:
+            reader.stop()
+        deadline = time.monotonic() + STOP_S
+        for reader in self._readers:
+            if reader.thread.ident is not None:
+                reader.thread.join(max(0.0, deadline - time.monotonic()))
 
     def health(self) -> Health:
-        """The one reader."""
-        one = ReaderHealth(self._reader, self._up, "" if self._up else self._trouble)
-        return Health("wedge", (one,))
+        """All configured readers."""
+        return Health("wedge", tuple(reader.health() for reader in self._readers))
 
     def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
+        """Whether all threads run that should."""
+        return all(reader.thread.is_alive() for reader in self._readers)
+
+
+class _Reader:
+    """One wedge: turns its keys into events that keep the contract's order."""
+
+    def __init__(self, wedge: Wedge, outlet: Outlet, open_: Callable[[Path], int]) -> None:
+        self._wedge = wedge
+        self._name = wedge.reader
+        self._emit = outlet.emit
+        self._open = open_
+        self._generation = 0
+        self._up = False
+        self._trouble = "starting"
+        self._logged = ""
+        self._stopped = threading.Event()
+        self.thread = threading.Thread(target=self._run, name=f"reader {self._name}", daemon=True)
+
+    def stop(self) -> None:
+        """Ends the thread soon, which the caller may join."""
+        self._stopped.set()
+
+    def health(self) -> ReaderHealth:
+        """How the reader is now; from any thread."""
+        return ReaderHealth(self._name, self._up, "" if self._up else self._trouble)
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        while not self._stopped.is_set():
             try:
                 descriptor = self._open(self._wedge.device)
                 try:
@@ -229,25 +240,20 @@ class WedgeReader:
             except OSError as error:
                 self._down(*_explained(error, self._wedge.device))
             except Exception as error:  # noqa: BLE001 - else no card would be seen again
-                _log.exception("%s: failed", self._reader)
+                _log.exception("%s: failed", self._name)
                 self._down(Down.FAILED, f"failed ({error!r})")
-            self._stopping.wait(_RETRY_S)
+            self._stopped.wait(_RETRY_S)
 
     def _follow(self, descriptor: int) -> None:
         """Takes keys until stopped. Raises OSError when the line is lost."""
         typed = Typed()
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        poll.register(self._woken, select.POLLIN)
         pending = b""
-        while not self._stopping.is_set():
-            due_s = typed.overdue_s
-            wait_ms = None if due_s is None else max(0.0, due_s - time.monotonic()) * 1000 + 1
-            ready = dict(poll.poll(wait_ms))
-            if self._stopping.is_set():
-                return
+        while not self._stopped.is_set():
+            ready = poll.poll(_LOOK_MS)
             now_s = time.monotonic()
-            if descriptor not in ready:
+            if not ready:
                 if typed.give_up(now_s):
                     self._card(Unreadable.BAD_ANSWER)
                 continue
@@ -268,31 +274,29 @@ class WedgeReader:
     def _card(self, outcome: Reading | Unreadable) -> None:
         self._generation += 1
         at_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-        name, generation = self._reader, self._generation
-        self._outlet.emit(CardSeen(name, generation, at_ms))
+        name, generation = self._name, self._generation
+        self._emit(CardSeen(name, generation, at_ms))
         if isinstance(outcome, Unreadable):
             _log.info("%s: a number was not taken: %s", name, outcome.value)
-            self._outlet.emit(CardUnreadable(name, generation, at_ms, outcome))
+            self._emit(CardUnreadable(name, generation, at_ms, outcome))
         else:
-            self._outlet.emit(
-                CardRead(name, generation, at_ms, outcome.credential, outcome.assurance)
-            )
-        self._outlet.emit(CardGone(name, generation))
+            self._emit(CardRead(name, generation, at_ms, outcome.credential, outcome.assurance))
+        self._emit(CardGone(name, generation))
 
     def _works(self) -> None:
         self._up = True
         self._logged = ""
-        _log.info("%s: works", self._reader)
-        self._outlet.emit(ReaderUp(self._reader))
+        _log.info("%s: works", self._name)
+        self._emit(ReaderUp(self._name))
 
     def _down(self, reason: Down, what: str) -> None:
         self._trouble = what
-        if what != self._logged and not self._stopping.is_set():
+        if what != self._logged and not self._stopped.is_set():
             self._logged = what
-            _log.warning("%s: %s", self._reader, what)
+            _log.warning("%s: %s", self._name, what)
         if self._up:
             self._up = False
-            self._outlet.emit(ReaderDown(self._reader, reason))
+            self._emit(ReaderDown(self._name, reason))
 
 
 def _explained(error: OSError, device: Path) -> tuple[Down, str]:

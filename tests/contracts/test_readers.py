@@ -28,12 +28,14 @@ from tests.contracts.pcsc import PcscHarness
 from tests.contracts.pn532 import Pn532Harness
 from tests.contracts.readers import OUTCOME_S, EventLog, Harness, check_contract
 from tests.contracts.simulated import SimulatedHarness
+from tests.contracts.wedge import WedgeHarness
 from tests.rig import wait_for
 
 HARNESSES: Final[tuple[type[Harness], ...]] = (
     SimulatedHarness,
     PcscHarness,
     Pn532Harness,
+    WedgeHarness,
 )
 
 LI, WANG, ZHAO = "11223344", "55667788", "99AABBCC"
