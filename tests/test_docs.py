@@ -50,6 +50,7 @@ SAMPLES = [
         "edge/shuaka-edge.service",
         "hub/shuaka-hub.service",
         "edge/50-shuaka-edge.rules",
+        "edge/pn533-blacklist.conf",
     )
 ]
 OPERATIONS = (ROOT / "docs/operations.md").read_text("utf-8")
@@ -183,7 +184,13 @@ def test_the_sample_for_the_edge_loads_and_shows_every_default(tmp_path: Path) -
     assert config.mqtt.url is not None
     assert config.kiosk.port is not None
     plain = Config()
-    without_example = msgspec.structs.replace(config, mqtt=plain.mqtt, kiosk=plain.kiosk)
+    assert config.feedback.gpio.used
+    without_example = msgspec.structs.replace(
+        config,
+        mqtt=plain.mqtt,
+        kiosk=plain.kiosk,
+        feedback=msgspec.structs.replace(config.feedback, gpio=plain.feedback.gpio),
+    )
     assert without_example == Config()
 
 
