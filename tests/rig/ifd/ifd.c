@@ -106,11 +106,11 @@ static RESPONSECODE look(DWORD lun)
 }
 
 /* libifdvpcd drops the card when a call fails; its next look may already show another card. */
-static RESPONSECODE after(RESPONSECODE result)
+static RESPONSECODE after(RESPONSECODE result, int answered)
 {
 	if (unplugged())
 		return IFD_COMMUNICATION_ERROR;
-	if (result != IFD_SUCCESS && told == IFD_ICC_PRESENT)
+	if ((result != IFD_SUCCESS || !answered) && told == IFD_ICC_PRESENT)
 		left = 1;
 	return result;
 }
@@ -281,7 +281,7 @@ RESPONSECODE IFDHPowerICC(DWORD lun, DWORD action, PUCHAR atr, PDWORD atr_length
 	if (unplugged())
 		return IFD_COMMUNICATION_ERROR;
 	pthread_mutex_lock(&lock);
-	result = after(vpcd.power(lun, action, atr, atr_length));
+	result = after(vpcd.power(lun, action, atr, atr_length), 1);
 	pthread_mutex_unlock(&lock);
 	return result;
 }
@@ -296,8 +296,9 @@ RESPONSECODE IFDHTransmitToICC(DWORD lun, SCARD_IO_HEADER send, PUCHAR command, 
 		return IFD_COMMUNICATION_ERROR;
 	}
 	pthread_mutex_lock(&lock);
-	result = after(vpcd.transmit(lun, send, command, command_length, answer, answer_length,
-				     received));
+	/* A card that is pulled in the middle is success to libifdvpcd, without an answer. */
+	result = vpcd.transmit(lun, send, command, command_length, answer, answer_length, received);
+	result = after(result, *answer_length != 0);
 	pthread_mutex_unlock(&lock);
 	return result;
 }
