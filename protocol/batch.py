@@ -206,6 +206,8 @@ class Heartbeat:
     unreceipted: int
     """Entries of all epochs that have no receipt yet."""
     readers: tuple[ReaderState, ...]
+    closing: bool = False
+    """This edge was told to retire and records nothing after this: its last word."""
 
     def encode(self) -> bytes:
         return cbor.encode(
@@ -220,6 +222,7 @@ class Heartbeat:
                 self.first_held,
                 self.unreceipted,
                 [[reader.name, reader.up, reader.since_boottime_ms] for reader in self.readers],
+                *([True] if self.closing else []),
             ]
         )
 
@@ -235,6 +238,7 @@ class Heartbeat:
             first_held=fields.uint("first held"),
             unreceipted=fields.uint("unreceipted"),
             readers=tuple(_reader_state(value) for value in fields.array("readers", MAX_READERS)),
+            closing=fields.flag("closing") if fields.more else False,
         )
 
 

@@ -41,6 +41,10 @@ class MessageType(StrEnum):
     HUB_STATE = "hub-state"
     ROSTER = "roster"
     ENROLMENT = "enrolment"
+    CERTIFICATE_REQUEST = "certificate-request"
+    CERTIFICATE = "certificate"
+    HUB_KEYS = "hub-keys"
+    ORDER = "order"
 
 
 def key_id(public_key: bytes) -> bytes:

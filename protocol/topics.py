@@ -7,6 +7,8 @@
 | shuaka/v1/up/<edge>/state | edge | no | signed Heartbeat |
 | shuaka/v1/down/<edge>/receipt | hub | no | signed Receipt |
 | shuaka/v1/down/<edge>/roster | hub | no | signed Roster, sealed to the edge |
+| shuaka/v1/down/<edge>/keys | hub | no | signed NextKeys |
+| shuaka/v1/down/<edge>/order | hub | no | signed Order |
 | shuaka/v1/hub/state | hub | yes, and its will | signed HubState |
 
 `down/<edge>/config` is kept for later.
@@ -41,6 +43,14 @@ def receipt(edge: bytes) -> str:
 
 def roster(edge: bytes) -> str:
     return f"shuaka/v1/down/{edge.hex()}/roster"
+
+
+def keys(edge: bytes) -> str:
+    return f"shuaka/v1/down/{edge.hex()}/keys"
+
+
+def order(edge: bytes) -> str:
+    return f"shuaka/v1/down/{edge.hex()}/order"
 
 
 def parse_up(topic: str) -> tuple[bytes, Up]:

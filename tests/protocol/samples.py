@@ -24,6 +24,7 @@ from protocol.batch import (
     Receipt,
 )
 from protocol.credential import Assurance, Credential, member_credential
+from protocol.fleet import Certificate, CertificateRequest, Command, NextKeys, Order
 from protocol.identity import (
     Enrolment,
     EnrolmentCode,
@@ -156,6 +157,7 @@ HEARTBEAT = Heartbeat(
         ReaderState("西门", up=False, since_boottime_ms=61_000),
     ),
 )
+CLOSING = dataclasses.replace(HEARTBEAT, released=9, unreceipted=0, readers=(), closing=True)
 IDLE = Heartbeat(EPOCH, 0, chain_start(HEADER_BYTES), UNTRUSTED, 0, 1, 0, ())
 RECEIPT = Receipt(EDGE, GENERATION, EPOCH, 9, LINKS[-1].digest)
 NOTHING_YET = Receipt(EDGE, GENERATION, EPOCH, 0, chain_start(HEADER_BYTES))
@@ -191,6 +193,10 @@ SEALED_ROSTER = bytes.fromhex(
     "5ea1f2ae31392c45c05eebd0553aeb56c2bfa839b5d8f20ba0605bf6da59b78dc2ccf29c5d35878e"
     "3234e0"
 )
+CERTIFICATE_REQUEST = CertificateRequest(EDGE, bytes(range(16)), b"a request for one key")
+CERTIFICATE = Certificate(EDGE, bytes(range(16)), b"an edge's certificate", b"its authority's")
+NEXT_KEYS = NextKeys(2, HubKeys(EDGE_KEY.public, EDGE_SEAL.public))
+ORDER = Order(EDGE, 1_790_000_050_000, Command.RETIRE)
 CODE = EnrolmentCode(0x1_2345_6789_ABCD_EF01, HUB.fingerprint())
 PROOF = enrolment_proof(CODE.verifier(), EDGE_KEY.public, EDGE_SEAL.public, CODE.fingerprint)
 ENROLMENT = Enrolment(
@@ -249,6 +255,12 @@ def roster_with(content: bytes) -> Roster:
 
 def roster_info(roster: Roster) -> bytes:
     return b"shuaka/1/roster" + roster.edge + roster.issued_ms.to_bytes(8)
+
+
+def certificate_request(data: bytes) -> CertificateRequest:
+    asked, signed = CertificateRequest.parse(data)
+    signed.verify(EDGE_KEY.public)
+    return asked
 
 
 SAMPLES: Mapping[str, Sample] = {
@@ -336,6 +348,10 @@ SAMPLES: Mapping[str, Sample] = {
         "two readers, one of which is down",
         MessageType.HEARTBEAT, EDGE_KEY, HEARTBEAT, Heartbeat.decode,
     ),
+    "heartbeat-closing": signed(
+        "the last word of an edge that retires",
+        MessageType.HEARTBEAT, EDGE_KEY, CLOSING, Heartbeat.decode,
+    ),
     "heartbeat-empty": signed(
         "a new epoch with no entry and no reader, by an untrusted clock",
         MessageType.HEARTBEAT, EDGE_KEY, IDLE, Heartbeat.decode,
@@ -374,6 +390,27 @@ SAMPLES: Mapping[str, Sample] = {
         "the content of a roster that tells a screen of its first meeting",
         "roster-content", BOARD_ROSTER, content_of, roster_with,
     ),
+    "certificate-request": Sample(
+        "an edge asks for a certificate",
+        "signed-certificate-request", CERTIFICATE_REQUEST,
+        lambda each: each.seal(EDGE_KEY), certificate_request,
+    ),
+    "certificate": Sample(
+        "the answer to certificate-request",
+        "signed-certificate", CERTIFICATE,
+        lambda each: each.seal(HUB_SIGN),
+        lambda data: Certificate.open(data, HUB_SIGN.public, CERTIFICATE_REQUEST),
+    ),
+    "hub-keys": Sample(
+        "the hub's second change of keys, signed with its first signing key",
+        "signed-hub-keys", NEXT_KEYS,
+        lambda each: each.seal(HUB_SIGN), lambda data: NextKeys.open(data, HUB_SIGN.public),
+    ),
+    "order": Sample(
+        "an edge is told to retire",
+        "signed-order", ORDER,
+        lambda each: each.seal(HUB_SIGN), lambda data: Order.open(data, HUB_SIGN.public, EDGE),
+    ),
     "enrolment": Sample(
         "the answer to an enrolment with the code of keys.json",
         "signed-enrolment", ENROLMENT,
@@ -399,7 +436,7 @@ def plain(value: Any) -> Any:
                 each.name: getattr(value, each.name)
                 for each in dataclasses.fields(value)
                 # what older vectors know nothing of
-                if each.name not in {"board", "rehearsal"} or getattr(value, each.name)
+                if each.name not in {"board", "rehearsal", "closing"} or getattr(value, each.name)
             }
             return {"type": type(value).__name__} | {k: plain(v) for k, v in fields.items()}
         case _:

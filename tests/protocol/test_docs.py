@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 import yaml
 
-from protocol import batch, cbor, credential, delivery, identity, journal, roster, sealing, topics
+from protocol import (
+    batch,
+    cbor,
+    credential,
+    delivery,
+    fleet,
+    identity,
+    journal,
+    roster,
+    sealing,
+    topics,
+)
 from protocol.errors import Reason
 from protocol.identity import MessageType
 from tests.protocol.cddl import Array, Between, Schema, Size
@@ -47,7 +58,7 @@ def test_every_message_is_explained_and_no_other() -> None:
 
 
 def limits() -> Iterator[tuple[str, int]]:
-    modules = [batch, cbor, credential, delivery, identity, journal, roster, sealing]
+    modules = [batch, cbor, credential, delivery, fleet, identity, journal, roster, sealing]
     seen = set()
     for module in modules:
         for name, value in inspect.getmembers(module):
@@ -78,7 +89,10 @@ def test_there_are_limits() -> None:
         ("Hub state", " ".join(each.name for each in fields(batch.HubState))),
         (
             "Heartbeat",
-            "epoch head digest boottime_ms wall_ms trusted released first_held unreceipted readers",
+            (
+                "epoch head digest boottime_ms wall_ms trusted released first_held unreceipted"
+                " readers closing"
+            ),
         ),
         (
             "Epoch header",
@@ -88,6 +102,10 @@ def test_there_are_limits() -> None:
             ),
         ),
         ("Roster", "edge issued_ms sealed"),
+        ("Hub keys", "number hub_sign hub_seal"),
+        ("Order", "edge issued_ms command"),
+        ("Certificate request", "edge nonce request"),
+        ("Certificate", "edge nonce certificate authority"),
         ("Enrolment answer", "edge name edge_sign hub_sign hub_seal generation mqtt_url proof"),
     ],
 )
@@ -167,6 +185,8 @@ def all_topics() -> list[str]:
         *(topics.up(EDGE, channel) for channel in topics.Up),
         topics.receipt(EDGE),
         topics.roster(EDGE),
+        topics.keys(EDGE),
+        topics.order(EDGE),
         topics.HUB_STATE,
     ]
 
@@ -251,7 +271,11 @@ def test_quality_of_service_and_retain() -> None:
 
 def test_the_messages_are_those_of_the_code_and_name_their_rules() -> None:
     messages = ASYNCAPI["components"]["messages"].values()
-    assert {each["name"] for each in messages} == set(MessageType) - {MessageType.ENROLMENT}
+    assert {each["name"] for each in messages} == set(MessageType) - {
+        MessageType.ENROLMENT,
+        MessageType.CERTIFICATE_REQUEST,
+        MessageType.CERTIFICATE,
+    }
     for message in messages:
         rule = resolve(message["payload"]["$ref"])["x-cddl"]
         assert rule in SCHEMA.rules
