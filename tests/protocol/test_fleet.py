@@ -1,4 +1,4 @@
-"""What keeps a device in the fleet, or lets it go: believed for its signature, for its edge, once."""
+"""What keeps a device in the fleet, or lets it go: believed for its signature, and for its edge."""
 
 import contextlib
 from collections.abc import Callable
