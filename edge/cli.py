@@ -1,9 +1,11 @@
-"""`shuaka-edge`: run, enrol, act, journal, doctor."""
+"""`shuaka-edge`: run, enrol, act, journal, doctor, rehearse."""
 
 import argparse
 import io
 import logging
 import os
+import secrets
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -18,6 +20,7 @@ from edge.daemon import Daemon, inputs
 from edge.doctor import examine
 from edge.enrol import EnrolError, IdentityError, enrol, load_identity
 from edge.issue import IssueError, issue
+from edge.rehearsal.run import Fault, RehearsalError, Wanted, rehearse
 from edge.store import JournalError, JournalReader
 from protocol.credential import Credential, InvalidCredentialError, member_credential
 from protocol.errors import RemoteError
@@ -59,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         InvalidCodeError,
         IssueError,
         JournalError,
+        RehearsalError,
     ) as error:
         print(f"shuaka-edge: {error}", file=sys.stderr)
         status = 1
@@ -148,6 +152,33 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = command("doctor", "Say in plain words what is wrong here and what to do.")
     doctor.set_defaults(run=_doctor)
+
+    try_it = command(
+        "rehearse", "演练: try this venue with virtual cards and faults; nothing of it counts."
+    )
+    try_it.add_argument(
+        "--cards", type=_count, default=12, metavar="N", help="virtual cards (default 12)"
+    )
+    try_it.add_argument(
+        "--faults",
+        type=_faults,
+        default=frozenset(Fault),
+        metavar="LIST",
+        help=f"of {','.join(Fault)}, or none (default all)",
+    )
+    try_it.add_argument(
+        "--seconds",
+        type=_count,
+        default=60,
+        metavar="S",
+        help="how long to wait for the hub's receipts at the end (default 60)",
+    )
+    try_it.add_argument("--offline", action="store_true", help="without a hub")
+    try_it.add_argument(
+        "--seed", type=_count, metavar="N", help="the same order of things once more"
+    )
+    try_it.add_argument("--verbose", action="store_true", help="show the daemon's log")
+    try_it.set_defaults(run=_rehearse)
     return parser
 
 
@@ -155,6 +186,17 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
     return int(text)
+
+
+def _faults(text: str) -> frozenset[Fault]:
+    if text == "none":
+        return frozenset()
+    try:
+        return frozenset(Fault(each.strip()) for each in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of {', '.join(Fault)}, and not none"
+        ) from error
 
 
 def _people(text: str) -> int:
@@ -170,10 +212,16 @@ def _member(text: str) -> Credential:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _config(options: argparse.Namespace) -> Config:
+def _config_path(options: argparse.Namespace) -> Path | None:
+    """The file that counts; None: there is none, and the defaults do."""
     if options.config is None and not DEFAULT_CONFIG.exists():
-        return Config()
-    return load(options.config or DEFAULT_CONFIG)
+        return None
+    return Path(options.config or DEFAULT_CONFIG)
+
+
+def _config(options: argparse.Namespace) -> Config:
+    path = _config_path(options)
+    return Config() if path is None else load(path)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -312,6 +360,26 @@ def _verify(reader: JournalReader) -> int:
     waiting = sum(held.head - max(held.released, held.first - 1) for held in epochs)
     print(f"sound: {count} entries in {len(epochs)} epochs, {waiting} not yet received by the hub")
     return 0
+
+
+def _rehearse(options: argparse.Namespace) -> int:
+    # ended by the service manager or by a terminal that closes: as by Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    wanted = Wanted(
+        faults=options.faults,
+        cards=options.cards,
+        seconds=options.seconds,
+        seed=options.seed or 1 + secrets.randbelow(9999),
+        is_offline=options.offline,
+        is_verbose=options.verbose,
+    )
+    report = rehearse(_config(options), _config_path(options), wanted, _say)
+    return 0 if report.passed else 1
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _doctor(options: argparse.Namespace) -> int:

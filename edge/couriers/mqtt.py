@@ -11,12 +11,13 @@ import logging
 import queue
 import random
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -98,7 +99,8 @@ CourierEvent = LinkEvent | JournalEvent | Stop
 class Link:
     """An MQTT connection that is kept up until `stop`.
 
-    `tell` is called by the network's thread and must return at once.
+    `tell` is called by the network's thread and must return at once. `via` is an address (host,
+    port) from which the way leads on to the broker, which alone is asked who it is.
     """
 
     def __init__(
@@ -107,8 +109,10 @@ class Link:
         client_id: str,
         subscriptions: Sequence[str],
         tell: Callable[[LinkEvent], None],
+        via: tuple[str, int] | None = None,
     ) -> None:
         self._broker = broker
+        self._address = via or (broker.host, broker.port)
         self._client_id = client_id
         self._subscriptions = subscriptions
         self._tell = tell
@@ -162,7 +166,7 @@ class Link:
             reconnect_on_failure=False,
         )
         if self._broker.tls:
-            client.tls_set()
+            client.tls_set_context(_Certified(self._broker.host))
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
@@ -174,8 +178,7 @@ class Link:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.MaximumPacketSize = MAX_MESSAGE_BYTES + 1024
         client.connect(
-            self._broker.host,
-            self._broker.port,
+            *self._address,
             KEEPALIVE_S,
             clean_start=True,
             properties=properties,
@@ -242,6 +245,7 @@ class Courier:
         keys: Keys,
         broker: Broker,
         owner: JournalOwner,
+        via: tuple[str, int] | None = None,
     ) -> None:
         self._data = data
         self._enrolment = enrolment
@@ -261,6 +265,7 @@ class Courier:
             enrolment.edge.hex(),
             [self._receipts, self._rosters, topics.HUB_STATE],
             self.tell,
+            via,
         )
         self._reader: JournalReader | None = None
         self._epoch = b""
@@ -531,6 +536,20 @@ class Courier:
         self._link.publish(
             topics.up(self._enrolment.edge, channel), self._keys.sign.sign(message, payload)
         )
+
+
+class _Certified(ssl.SSLContext):
+    """Asks for a certificate of `host`, wherever the connection goes first."""
+
+    def __new__(cls, _host: str) -> Self:
+        return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self.load_default_certs()
+
+    def wrap_socket(self, sock: socket.socket, *args: Any, **more: Any) -> ssl.SSLSocket:
+        return super().wrap_socket(sock, *args, **{**more, "server_hostname": self._host})
 
 
 def _now() -> int:

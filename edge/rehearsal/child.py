@@ -1,0 +1,238 @@
+"""The daemon's own parts in a rehearsal: recorder, courier and outputs, on a scratch journal.
+
+Runs as a process of its own, which `edge.rehearsal.run` starts and kills. Its standard input
+brings a task (a line of JSON), then commands (`Command`, a line each); at its end, which is also
+the end of who started it, the process ends. What is shown goes, beside the configured outputs, as
+lines of JSON (`Shown`, `Stood`) to the descriptor that the task names.
+
+Only readers, clock and the way to the broker stand in for the real ones; whether a card is
+recorded, and when its light comes, is the product's own doing.
+"""
+
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edge.clock import Clock, SystemClock
+from edge.config import Config, load
+from edge.couriers import JournalEvent
+from edge.couriers.mqtt import Courier
+from edge.daemon import outputs
+from edge.enrol import load_identity
+from edge.feedback import Notice, Standing
+from edge.feedback.fanout import Fanout
+from edge.readers.simulated import Plug, Present, Remove, SimulatedReaders, Step, Unplug
+from edge.recorder import Recorder
+from edge.store import Owner
+from protocol.credential import REHEARSAL_SCHEME, Credential
+from protocol.topics import Broker
+
+WATCH_S: Final = 0.5
+
+
+class _Line(msgspec.Struct, frozen=True, tag_field="is", tag=str.lower, forbid_unknown_fields=True):
+    pass
+
+
+class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to rehearse."""
+
+    config: str | None
+    """The configuration file; None: the defaults."""
+    scratch: str
+    """Where the scratch journal is."""
+    edge: bytes
+    hub_seal: bytes
+    lights: int
+    """The descriptor that hears what is shown."""
+    via: tuple[str, int] | None
+    """The way to the broker; None: offline."""
+    verbose: bool = False
+
+
+class PlugIn(_Line, frozen=True):
+    """A reader is connected."""
+
+    reader: str
+
+
+class TakeOff(_Line, frozen=True):
+    """It is unplugged."""
+
+    reader: str
+
+
+class Hold(_Line, frozen=True):
+    """A virtual card is held to a reader."""
+
+    reader: str
+    number: int
+
+
+class Lift(_Line, frozen=True):
+    """The card there is taken away."""
+
+    reader: str
+
+
+class SetClock(_Line, frozen=True):
+    """The wall clock is off by so much, and is trusted no more than `trusted` says."""
+
+    step_ms: int
+    trusted: bool
+
+
+class Stop(_Line, frozen=True):
+    """The service is stopped, in good order."""
+
+
+Command = PlugIn | TakeOff | Hold | Lift | SetClock | Stop
+
+
+class Shown(_Line, frozen=True):
+    """A light for a card: the name of its Outcome."""
+
+    outcome: str
+    reader: str
+    message: str
+
+
+class Stood(_Line, frozen=True):
+    """How the device is between cards: the name of its Standing."""
+
+    standing: str
+
+
+Said = Shown | Stood
+
+
+class RehearsalClock:
+    """The device's clocks, of which the wall clock can be set wrong."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.wrong = SetClock(0, trusted=True)
+
+    def boottime_ms(self) -> int:
+        return self._clock.boottime_ms()
+
+    def wall_ms(self) -> int:
+        return self._clock.wall_ms() + self.wrong.step_ms
+
+    def trusted(self) -> bool:
+        return self.wrong.trusted and self._clock.trusted()
+
+    def boot_id(self) -> bytes:
+        return self._clock.boot_id()
+
+
+class _Outside:
+    """Feedback to whoever keeps the ledger."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def show(self, notice: Notice) -> None:
+        self._say(Shown(notice.outcome.name, notice.reader, notice.message))
+
+    def stand(self, standing: Standing, _detail: str = "") -> None:
+        self._say(Stood(standing.name))
+
+    def _say(self, said: Said) -> None:
+        os.write(self._descriptor, msgspec.json.encode(said) + b"\n")
+
+
+class _Nobody:
+    """In the courier's place where there is no hub."""
+
+    def tell(self, event: JournalEvent) -> None:
+        pass
+
+
+def main() -> None:
+    """Rehearses the task on standard input until told to stop."""
+    os.umask(0o077)
+    task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if task.verbose else logging.ERROR,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    config = Config() if task.config is None else load(Path(task.config))
+    commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+    threading.Thread(target=_hear, args=(commands,), name="commands", daemon=True).start()
+    _rehearse(task, config, commands)
+
+
+def _hear(commands: queue.SimpleQueue[Command]) -> None:
+    for line in sys.stdin.buffer:
+        command = msgspec.json.decode(line, type=Command)
+        commands.put(command)
+        if isinstance(command, Stop):
+            return
+    os._exit(1)  # whoever started it is gone
+
+
+def _rehearse(task: Task, config: Config, commands: queue.SimpleQueue[Command]) -> None:
+    clock = RehearsalClock(SystemClock(config.clock.trust))
+    scratch = Path(task.scratch)
+    feedback = Fanout([_Outside(task.lights), *outputs(config)])
+    recorder = Recorder(
+        scratch,
+        Owner(task.edge, task.hub_seal, rehearsal=True),
+        clock,
+        feedback,
+        debounce_ms=config.readers.debounce_ms,
+        read_timeout_ms=config.readers.read_timeout_ms,
+    )
+    courier = _courier(task, config, recorder)
+    recorder.start(_Nobody() if courier is None else courier)
+    if courier is not None:
+        courier.start()
+    stopped = threading.Event()
+
+    def script() -> Iterator[Step]:
+        while not isinstance(command := commands.get(), Stop):
+            match command:
+                case PlugIn(reader):
+                    yield Plug(reader)
+                case TakeOff(reader):
+                    yield Unplug(reader)
+                case Hold(reader, number):
+                    yield Present(reader, Credential(REHEARSAL_SCHEME, "", str(number)))
+                case Lift(reader):
+                    yield Remove(reader)
+                case SetClock():
+                    clock.wrong = command
+        stopped.set()
+
+    readers = SimulatedReaders(script(), clock.boottime_ms)
+    readers.start(recorder.reader_event)
+    while not stopped.wait(WATCH_S):
+        recorder.watch()
+    readers.stop()
+    recorder.stop()
+    if courier is not None:
+        courier.stop()
+    feedback.stop()
+
+
+def _courier(task: Task, config: Config, recorder: Recorder) -> Courier | None:
+    if task.via is None:
+        return None
+    identity = load_identity(config.edge.data)
+    assert identity is not None  # noqa: S101  whoever wrote the task has read it
+    enrolment, keys = identity
+    broker = Broker.parse(config.mqtt.url or enrolment.mqtt_url)
+    return Courier(Path(task.scratch), enrolment, keys, broker, recorder, task.via)
+
+
+if __name__ == "__main__":
+    main()
