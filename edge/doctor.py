@@ -16,6 +16,7 @@ from typing import Final
 from edge.clock import SystemClock
 from edge.config import Config
 from edge.enrol import KEYS_FILE, IdentityError, Keys, load_identity
+from edge.readers.nfc import TAKEN, NfcReaders
 from edge.readers.pcsc import PcscReaders
 from edge.store import DAMAGED, FILE_NAME, FORMER, JournalError, JournalReader, is_recording
 from protocol.topics import Broker
@@ -43,6 +44,8 @@ def examine(config: Config) -> list[Finding]:
     findings: list[Finding] = []
     if config.readers.pcsc:
         findings += _readers()
+    if config.readers.nfc:
+        findings += _chips(config)
     findings += _clock(config)
     try:
         for part in (_storage(data), _journal(data), _enrolment(config), _daemon(data)):
@@ -98,6 +101,28 @@ def _readers() -> Iterator[Finding]:
             "(`systemctl start pcscd.socket`). An ACR122U that stays unseen may be held by the "
             "kernel's pn533 modules.",
         )
+
+
+def _chips(config: Config) -> Iterator[Finding]:
+    readers = NfcReaders([each.chip for each in config.readers.nfc])
+    readers.start(lambda _event: None)
+    deadline = time.monotonic() + LOOK_FOR_READERS_S
+    chips = readers.health().readers
+    while not all(each.up for each in chips) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        chips = readers.health().readers
+    readers.stop()
+    for each in chips:
+        if each.up:
+            yield Finding(good=True, what=f"reader: {each.reader}")
+        elif TAKEN in each.trouble and is_recording(config.edge.data):
+            yield Finding(good=True, what=f"reader: {each.reader}, which shuaka-edge has")
+        else:
+            yield Finding(
+                good=False,
+                what=f"reader {each.reader}: {each.trouble}",
+                advice="Its board, its wires, and what is set as readers.nfc.device.",
+            )
 
 
 def _clock(config: Config) -> Iterator[Finding]:

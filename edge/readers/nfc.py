@@ -18,6 +18,9 @@ from edge.cards.settings import UID_ONLY, Plan
 from edge.readers import Health, Sink
 from edge.readers.supervised import DEFAULT_READ_TIMEOUT_MS, STOP_S, Outlet, SupervisedReader
 
+TAKEN: Final = "another program uses it"
+"""In a reader's trouble: its line or USB device is not ours, perhaps another shuaka-edge's."""
+
 _WORKER: Final = (sys.executable, "-P", "-m", "edge.readers.nfc_worker")
 
 

@@ -27,6 +27,7 @@ import nfc.tag
 import nfc.tag.tt4
 
 from edge.readers import Down
+from edge.readers.nfc import TAKEN
 
 _nfc: Any = nfc  # it has no types
 _serial: Any = _nfc.clf.transport.serial
@@ -323,6 +324,6 @@ def _not_opened(device: str, error: Exception) -> Lost:
                 " group dialout",
             )
         case errno.EBUSY | errno.EAGAIN:
-            return Lost(Down.FAILED, f"another program uses {device}")
+            return Lost(Down.FAILED, f"{device}: {TAKEN}")
         case _:
             return Lost(Down.FAILED, f"{device} cannot be opened: {error}")

@@ -110,9 +110,11 @@ def test_nfc_chips_are_named_in_blocks(tmp_path: Path) -> None:
             ["readers.nfc.device", "/dev/ttyS0", "more than once"],
         ),
         (
-            "[[readers.nfc]]\ndevice = '/dev/ttyS0'\nname = 'door'\n[[readers.wedge]]\n"
-            + "device = '/dev/input/event3'\nname = 'door'",
-            ["readers.wedge.name", "door", "more than once"],
+            (
+                '[readers]\nnfc = [{device = "/dev/ttyS0", name = "a"}]\n'
+                'wedge = [{device = "/dev/input", name = "a"}]'
+            ),
+            ["readers.wedge.name", "a stands", "more than once"],
         ),
     ],
 )

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from edge import doctor
 from edge.cards.classic_sector import Content, Place, WhichKey
 from edge.cards.settings import UID_ONLY, Plan, ProfileName, Sector
+from edge.config import load
+from edge.daemon import inputs
 from edge.readers import CardGone, Down, ReaderDown, ReaderUp, Unreadable
-from edge.readers.nfc import NfcDevice, NfcReaders
+from edge.readers.nfc import TAKEN, NfcDevice, NfcReaders
 from tests.contracts.readers import EventLog, check_contract
 from tests.rig import private_dir, wait_for
 from tests.rig.pn532 import Answering, Pn532, TypeA, TypeB
@@ -400,9 +403,7 @@ def test_a_line_that_is_not_there_at_the_start(
 
 def test_a_line_that_another_program_has_is_not_shared(door: Door) -> None:
     with door_on(door.chip) as other:
-        wait_for(
-            lambda: "another program uses" in other.readers.health().readers[0].trouble, "the words"
-        )
+        wait_for(lambda: TAKEN in other.readers.health().readers[0].trouble, "the words")
         door.chip.present(LI)
         door.until_numbers("11223344")
         assert other.log.events == []
@@ -472,6 +473,41 @@ def test_stop_is_quick_and_leaves_no_process(door: Door) -> None:
     door.readers.stop()
     assert time.monotonic() - began < 1
     assert not alive(worker)
+
+
+def test_the_doctor_looks_at_each_chip(
+    chip: Pn532, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "LOOK_FOR_READERS_S", 1.0)
+    file = tmp_path / "edge.toml"
+    file.write_text(
+        f'[readers]\npcsc = false\nnfc = [{{device = "{chip.path}"}}, {{device = "/dev/ttyNone"}}]'
+    )
+    good, bad = list(doctor._chips(load(file)))
+    assert (good.good, good.what) == (True, f"reader: {READER}")
+    assert not bad.good
+    assert "there is no /dev/ttyNone" in bad.what
+    with door_on(chip) as door:
+        door.until_up()
+        taken, _ = list(doctor._chips(load(file)))
+        assert not taken.good
+        assert TAKEN in taken.what
+        monkeypatch.setattr(doctor, "is_recording", lambda _: True)
+        taken, _ = list(doctor._chips(load(file)))
+        assert (taken.good, taken.what) == (True, f"reader: {READER}, which shuaka-edge has")
+
+
+def test_a_configuration_brings_its_chips(chip: Pn532, tmp_path: Path) -> None:
+    file = tmp_path / "edge.toml"
+    file.write_text(f'[readers]\npcsc = false\nnfc = [{{device = "{chip.path}", name = "门"}}]')
+    (readers,) = inputs(load(file))
+    log = EventLog()
+    readers.start(log)
+    try:
+        chip.present(LI)
+        log.wait_for(lambda _: log.numbers("门") == ["11223344"])
+    finally:
+        readers.stop()
 
 
 def test_names() -> None:
