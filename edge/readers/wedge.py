@@ -132,6 +132,7 @@ class Typed:
         return "" if told else None
 
     def _forget(self) -> None:
+        self._shift = False  # its release may be lost, and would spoil all lines to come
         self._line = ""
         self._began = self._broken = False
 
