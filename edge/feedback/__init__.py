@@ -111,13 +111,13 @@ class Outcome(Enum):
 
     RECOGNISED = ("✔", Light.GREEN, "签到成功", _tones(200, 0, 2093), _flashes(1, 1000, 0))
     """Recorded, and the roster knows the card."""
-    RECORDED = ("●", Light.NEUTRAL, "已记录", _tones(100, 0, 784), _flashes(1, 400, 0))
+    RECORDED = ("●", Light.NEUTRAL, "已记录", _tones(100, 0, 587), _flashes(1, 400, 0))
     """Recorded; there is no roster to know it."""
     ALREADY = (
         "◎",
         Light.NEUTRAL,
         "已记录过，无需重复刷卡",
-        _tones(100, 0, 523),
+        _tones(100, 0, 494),
         _flashes(1, 200, 0),
     )
     """Recorded a moment ago. ALREADY_RECOGNISED is the wording where the roster knows the card."""
@@ -133,7 +133,7 @@ class Outcome(Enum):
         "■",
         Light.NEUTRAL,
         "操作已记录",
-        _tones(100, 100, 523, 784),
+        _tones(100, 100, 494, 587),
         _flashes(2, 100, 100, 400),
     )
     """The card authorised an action, which is recorded; it is no check-in."""

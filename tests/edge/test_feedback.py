@@ -1,15 +1,27 @@
 """Feedback: wording, lines, and outputs that hang or break."""
 
 import io
+import itertools
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
 
-from edge.feedback import ALREADY_RECOGNISED, Light, Notice, Outcome, Standing
+from edge.feedback import (
+    ALREADY_RECOGNISED,
+    Flash,
+    Light,
+    Moment,
+    Notice,
+    Outcome,
+    Standing,
+    Tone,
+    together,
+)
 from edge.feedback.console import Console
 from edge.feedback.fanout import Fanout
 
@@ -50,11 +62,99 @@ def test_what_was_not_recorded_is_red_and_what_was_is_not() -> None:
     }
 
 
-def test_the_kinds_of_outcome_differ_in_symbol_and_in_light() -> None:
-    kinds = [Outcome.RECOGNISED, Outcome.RECORDED, Outcome.UNKNOWN, Outcome.UNREADABLE]
-    kinds.append(Outcome.FAILED)
-    assert len({outcome.symbol for outcome in kinds}) == len(kinds)
-    assert len({outcome.light for outcome in kinds}) == len(kinds)
+CLASSES = {
+    "recorded and recognised": [Outcome.RECOGNISED],
+    "recorded, to be checked": [Outcome.UNKNOWN],
+    "not readable, try again": [Outcome.UNREADABLE],
+    "cannot record": [Outcome.FAILED, Outcome.NOT_ENROLLED],
+}
+NEUTRAL = [Outcome.RECORDED, Outcome.ALREADY, Outcome.ACTED]
+
+
+def pitches(outcome: Outcome) -> list[int]:
+    return [tone.hz for tone in outcome.pattern if tone.hz]
+
+
+def flashes(outcome: Outcome) -> list[int]:
+    return [flash.ms for flash in outcome.blink if flash.on]
+
+
+def test_every_outcome_is_of_a_class_or_neutral() -> None:
+    assert Counter([*itertools.chain(*CLASSES.values()), *NEUTRAL]) == Counter(Outcome)
+    assert {outcome.light for outcome in NEUTRAL} == {Light.NEUTRAL}
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(CLASSES, 2)))
+def test_two_classes_differ_for_eyes_and_ears_and_without_colour_or_pitch(
+    one: str, other: str
+) -> None:
+    for a, b in itertools.product(CLASSES[one], CLASSES[other]):
+        assert a.symbol != b.symbol
+        assert a.light != b.light
+        assert a.pattern != b.pattern
+        assert pitches(a) != pitches(b)
+        assert a.blink != b.blink
+        assert len(pitches(a)) != len(pitches(b)), "only pitch would tell them apart"
+        assert len(flashes(a)) != len(flashes(b)), "only colour would tell them apart"
+
+
+def test_what_is_in_one_class_is_shown_alike() -> None:
+    for outcomes in CLASSES.values():
+        shown = {(each.symbol, each.light, each.pattern, each.blink) for each in outcomes}
+        assert len(shown) == 1
+
+
+def test_a_neutral_outcome_is_quiet_and_like_no_class() -> None:
+    loud = list(itertools.chain(*CLASSES.values()))
+    for outcome in NEUTRAL:
+        assert max(pitches(outcome)) < min(max(pitches(each)) for each in loud)
+        sounds_ms = sum(tone.ms for tone in outcome.pattern if tone.hz)
+        assert sounds_ms <= min(sum(t.ms for t in each.pattern if t.hz) for each in loud)
+        assert not {outcome.pattern, outcome.blink} & {
+            shown for each in loud for shown in (each.pattern, each.blink)
+        }
+    assert len({outcome.pattern for outcome in NEUTRAL}) == len(NEUTRAL)
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_an_outcome_is_over_before_the_next_person_is_there(outcome: Outcome) -> None:
+    assert 100 <= sum(moment.ms for moment in outcome.moments) <= 2_500
+    assert all(tone.ms % 100 == 0 for tone in outcome.pattern)
+    assert outcome.pattern[-1].hz != 0
+    assert outcome.blink[-1].on
+
+
+def test_moments_are_lamp_and_buzzer_together() -> None:
+    pattern = (Tone(800, 200), Tone(0, 100), Tone(900, 200))
+    blink = (Flash(True, 250), Flash(False, 50), Flash(True, 500))
+    assert together(pattern, blink) == (
+        Moment(200, 800, True, 200),
+        Moment(50, 0, True, 0),
+        Moment(50, 0, False, 0),
+        Moment(200, 900, True, 200),
+        Moment(300, 0, True, 0),
+    )
+    cut = (Tone(700, 400),)
+    assert together(cut, (Flash(True, 100),)) == (
+        Moment(100, 700, True, 400),
+        Moment(300, 700, False, 0),  # the tone that began goes on
+    )
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_moments_lose_nothing(outcome: Outcome) -> None:
+    moments = outcome.moments
+    assert [moment.tone_ms for moment in moments if moment.tone_ms] == [
+        tone.ms for tone in outcome.pattern if tone.hz
+    ]
+    for parts, on in (
+        ([(tone.hz, tone.ms) for tone in outcome.pattern], [m.hz for m in moments]),
+        ([(flash.on, flash.ms) for flash in outcome.blink], [m.lit for m in moments]),
+    ):
+        every_ms = [what for what, ms in parts for _ in range(ms)]
+        played = [what for what, m in zip(on, moments, strict=True) for _ in range(m.ms)]
+        assert played[: len(every_ms)] == every_ms
+        assert not any(played[len(every_ms) :])
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
