@@ -309,6 +309,9 @@ def _context() -> Iterator[int]:
 
 @contextmanager
 def _connection(context: int, name: str) -> Iterator[tuple[int, int]]:
+    """The card, for us alone: what another program says to it between two of our commands could
+    make it answer the second from another file.
+    """
     code, card, protocol = scard.SCardConnect(
         context,
         name,
@@ -317,7 +320,11 @@ def _connection(context: int, name: str) -> Iterator[tuple[int, int]]:
     )
     _check(code, "connecting to the card")
     try:
-        yield card, protocol
+        _check(scard.SCardBeginTransaction(card), "connecting to the card")
+        try:
+            yield card, protocol
+        finally:
+            scard.SCardEndTransaction(card, scard.SCARD_LEAVE_CARD)
     finally:
         scard.SCardDisconnect(card, scard.SCARD_LEAVE_CARD)
 

@@ -1,0 +1,496 @@
+"""Faults on three PC/SC readers, from the card to the light: real pcscd, driver, recorder, journal.
+
+At the end of every test: nothing crashed, every light that says recorded came after its tap was on
+disk, and there are as many taps as readings. tests/edge/test_pcsc.py has the driver's own faults.
+"""
+
+import itertools
+import logging
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from edge.cards.settings import CardsSection, Plan, ProfileName, plan_of
+from edge.clock import SystemClock, Trust
+from edge.couriers import JournalEvent
+from edge.feedback import Notice, Outcome, Standing
+from edge.readers import (
+    CardGone,
+    Down,
+    ReaderDown,
+    ReaderEvent,
+    ReaderUp,
+    Unreadable,
+)
+from edge.readers.pcsc import PcscReaders
+from edge.recorder import Recorder
+from edge.store import JournalError, JournalReader, Owner
+from protocol.identity import OpeningKey
+from protocol.journal import Tap, decode_entry
+from tests.contracts.readers import EventLog, check_contract
+from tests.rig import (
+    Answer,
+    AtrAnswerCard,
+    Card,
+    Pcscd,
+    SilentCard,
+    UidCard,
+    VirtualReader,
+    WrongLengthCard,
+    private_dir,
+    storage_card_atr,
+)
+
+pytestmark = pytest.mark.servers
+
+READERS = ("Rig 0 00 00", "Rig 1 00 00", "Rig 2 00 00")
+LI, WANG = UidCard(bytes.fromhex("11223344")), UidCard(bytes.fromhex("55667788"))
+CPU_FIRST = plan_of(CardsSection(profiles=(ProfileName.CPU_FILE, ProfileName.UID)))
+
+
+@dataclass
+class Lamp:
+    """Feedback that looks into the journal at the moment of each light."""
+
+    data: Path
+    notices: list[Notice] = field(default_factory=list)
+    taps_then: list[int] = field(default_factory=list)
+
+    def show(self, notice: Notice) -> None:
+        self.taps_then.append(taps_on_disk(self.data))
+        self.notices.append(notice)
+
+    def stand(self, standing: Standing, detail: str = "") -> None:
+        pass
+
+    def outcomes(self, reader: str) -> list[Outcome]:
+        return [notice.outcome for notice in self.notices if notice.reader == reader]
+
+
+class Nobody:
+    """Listens to the recorder in the courier's place."""
+
+    def tell(self, event: JournalEvent) -> None:
+        pass
+
+
+def taps_on_disk(data: Path) -> int:
+    try:
+        reader = JournalReader(data)
+    except JournalError:
+        return 0
+    try:
+        entries = [each for held in reader.epochs() for each in reader.entries(held.epoch)]
+    finally:
+        reader.close()
+    return sum(isinstance(decode_entry(entry), Tap) for _, entry, _, _ in entries)
+
+
+class Venue:
+    """Three readers, everything on the device behind them, and hands with cards."""
+
+    def __init__(self, pcscd: Pcscd, data: Path, plan: Plan) -> None:
+        self.pcscd = pcscd
+        self.log = EventLog()
+        self.lamp = Lamp(data)
+        self.fields = [VirtualReader(port, gap_s=pcscd.gap_s) for port in pcscd.ports]
+        self.readers = PcscReaders(cards=plan)
+        self.recorder = Recorder(
+            data,
+            Owner(bytes(16), OpeningKey.generate().public),
+            SystemClock(Trust.ALWAYS),
+            self.lamp,
+            debounce_ms=0,
+            read_timeout_ms=1000,
+        )
+
+    def start(self) -> None:
+        self.recorder.start(Nobody())
+        self.readers.start(self._event)
+
+    def stop(self) -> None:
+        """Ends everything and holds what was shown against what is there."""
+        assert self.readers.alive()
+        assert self.recorder.alive()
+        self.readers.stop()
+        for each in self.fields:
+            each.remove()
+        self.recorder.stop()
+        check_contract(self.log)
+        told = itertools.accumulate(notice.outcome.recorded for notice in self.lamp.notices)
+        for lit, taps in zip(told, self.lamp.taps_then, strict=True):
+            assert lit <= taps
+        lit = sum(notice.outcome.recorded for notice in self.lamp.notices)
+        assert lit == taps_on_disk(self.lamp.data) == len(self.log.numbers())
+
+    def _event(self, event: ReaderEvent) -> None:
+        self.log(event)
+        self.recorder.reader_event(event)
+
+    def worker(self, reader: str = READERS[0]) -> int:
+        process = self.readers._readers[reader.encode()]._keeper._process
+        assert process is not None
+        return process._popen.pid
+
+    def until_up(self, times: int = 1, seconds: float = 10) -> None:
+        for reader in READERS:
+            up = ReaderUp(reader)
+            self.log.wait_for(lambda events, up=up: events.count(up) >= times, seconds)
+
+    def until_numbers(self, *numbers: str, place: int = 0, seconds: float = 5) -> None:
+        reader = READERS[place]
+        self.log.wait_for(lambda _: self.log.numbers(reader) == list(numbers), seconds)
+
+    def until_unreadable(self, *reasons: Unreadable, seconds: float = 3) -> None:
+        self.log.wait_for(lambda _: self.log.unreadable(READERS[0]) == list(reasons), seconds)
+
+    def until_gone(self, times: int, place: int = 0) -> None:
+        def holds(events: list[ReaderEvent]) -> bool:
+            gone = [e for e in events if isinstance(e, CardGone) and e.reader == READERS[place]]
+            return len(gone) == times
+
+        self.log.wait_for(holds)
+
+
+@pytest.fixture
+def pcscd(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pcscd]:
+    with private_dir() as directory:
+        daemon = Pcscd(directory, slots=3, handler=True)
+        for name, value in daemon.env.items():
+            monkeypatch.setenv(name, value)
+        try:
+            yield daemon
+        finally:
+            daemon.kill()
+
+
+@contextmanager
+def running(pcscd: Pcscd, data: Path, plan: Plan) -> Iterator[Venue]:
+    venue = Venue(pcscd, data, plan)
+    venue.start()
+    try:
+        yield venue
+    finally:
+        venue.stop()
+
+
+@pytest.fixture
+def venue(
+    pcscd: Pcscd, tmp_path: Path, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> Iterator[Venue]:
+    """All readers up; cards are asked by the plan that the test gives as a parameter."""
+    pcscd.start()
+    with running(pcscd, tmp_path, getattr(request, "param", CPU_FIRST)) as venue:
+        venue.until_up()
+        yield venue
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+class CpuCard:
+    """A CPU card. Its public file takes four exchanges: it answers 61xx to SELECT, and 6Cxx to the
+    first READ BINARY. `before` is called with the number of each exchange, from 0, before it is
+    answered; what it gives is the answer in place of the card's, and None silence.
+    """
+
+    EXCHANGES = 4
+
+    def __init__(
+        self, serial: int = 7, before: Callable[[int], bytes | None] = lambda _: b""
+    ) -> None:
+        self.atr = storage_card_atr()
+        self.number = f"{serial:020X}"
+        self._before = before
+        self._exchange = 0
+        self._application = b""
+
+    def answer(self, apdu: bytes) -> bytes | None:
+        exchange, self._exchange = self._exchange, self._exchange + 1
+        instead = self._before(exchange)
+        return self._usual(apdu) if instead == b"" else instead
+
+    def _usual(self, apdu: bytes) -> bytes:
+        match apdu[1]:
+            case 0xA4:
+                self._application = apdu[5:7]
+                self._refused = False
+                return b"\x61\x05"
+            case 0xC0:
+                return b"\x6f\x03\x80\x01\x00\x90\x00"
+            case 0xB0 if not self._refused:
+                self._refused = True
+                return b"\x6c\x1e"
+            case 0xB0:
+                serial = self.number if self._application == b"\x10\x01" else "F" + self.number[1:]
+                return bytes.fromhex(f"{'A1' * 8}0101{serial}20200101204912310000") + b"\x90\x00"
+        return b"\x6d\x00"
+
+
+def test_two_hundred_short_taps_beside_a_reader_that_suffers(venue: Venue) -> None:
+    """100 to 150 ms a tap, 200 ms between two, on two readers at once; all are recorded."""
+    over = threading.Event()
+    given: dict[int, list[str]] = {0: [], 1: []}
+
+    def members(place: int) -> None:
+        dice = random.Random(place)
+        for n in range(100):
+            uid = f"{0x10000000 * (place + 1) + n:08X}"
+            given[place].append(uid)
+            venue.fields[place].tap(UidCard(bytes.fromhex(uid)), 0.1 + 0.05 * dice.random())
+            time.sleep(0.2)
+
+    def third() -> None:
+        misfits: list[Card] = [
+            WrongLengthCard(),
+            AtrAnswerCard(),
+            CpuCard(before=lambda _: b"\x61\x10"),
+            CpuCard(before=lambda _: b"\x6c\x04"),
+            CpuCard(before=lambda _: bytes(300)),
+            CpuCard(before=lambda _: b"\x90"),
+            UidCard(bytes.fromhex("08A1B2C3")),
+            UidCard(bytes(4)),
+            SilentCard(),
+        ]
+        for card in itertools.cycle(misfits):
+            for act in (
+                lambda card=card: venue.fields[2].tap(card, 0.4),
+                lambda: venue.fields[2].tap(LI, 0.15),
+                lambda: venue.pcscd.unplug(2),
+                lambda: venue.pcscd.replug(2),
+            ):
+                act()
+                if over.wait(0.1):
+                    venue.pcscd.replug(2)
+                    return
+
+    hands = [threading.Thread(target=members, args=(place,)) for place in given]
+    trouble = threading.Thread(target=third)
+    for hand in (*hands, trouble):
+        hand.start()
+    for hand in hands:
+        hand.join()
+    over.set()
+    trouble.join()
+    time.sleep(0.5)
+    for place, uids in given.items():
+        assert len(uids) == 100
+        assert venue.log.numbers(READERS[place]) == uids
+        assert venue.log.unreadable(READERS[place]) == []
+        assert venue.lamp.outcomes(READERS[place]) == [Outcome.RECORDED] * 100
+        downs = [e for e in venue.log.of(READERS[place]) if isinstance(e, ReaderDown)]
+        assert downs == []
+    assert len(venue.log.of(READERS[2])) > 50
+
+
+@pytest.mark.parametrize("moment", ["asked", "answered"])
+def test_a_card_that_is_pulled_at_any_exchange(venue: Venue, moment: str) -> None:
+    """Instead of its answer, or just after it; the next card is read, and so is one elsewhere."""
+    numbers: list[str] = []
+    reasons: list[Unreadable] = []
+    elsewhere: list[str] = []
+    for pulled_at in range(CpuCard.EXCHANGES):
+        answers = venue.fields[0].answers
+
+        def pull(exchange: int, pulled_at: int = pulled_at) -> bytes | None:
+            if exchange != pulled_at or moment != "asked":
+                return b""
+            venue.fields[0].remove()
+            return None
+
+        def pulled(_: Answer, pulled_at: int = pulled_at, before: int = len(answers)) -> None:
+            if moment == "answered" and len(venue.fields[0].answers) - before == pulled_at + 1:
+                venue.fields[0].remove()
+
+        card = CpuCard(serial=pulled_at + 1, before=pull)
+        venue.fields[0].on_answer = pulled
+        venue.fields[0].present(card)
+        if moment == "answered" and pulled_at == CpuCard.EXCHANGES - 1:
+            numbers.append(card.number)  # all had been said
+        else:
+            reasons.append(Unreadable.REMOVED)
+        venue.until_numbers(*numbers)
+        venue.until_unreadable(*reasons)
+        venue.fields[0].on_answer = None
+        for place, seen in ((0, numbers), (1, elsewhere)):
+            whole = CpuCard(serial=100 + pulled_at)
+            seen.append(whole.number)
+            venue.fields[place].present(whole)
+            venue.until_numbers(*seen, place=place)
+    assert len(reasons) == CpuCard.EXCHANGES - (moment == "answered")
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"\x61\x10",
+        b"\x61\x00",
+        b"\x6c\x1e",
+        bytes(300),
+        b"\x90",
+        b"\x90\x00",
+        storage_card_atr(),
+        bytes(30) + b"\x6f\x00",
+    ],
+    ids=["61xx", "6100", "6Cxx", "oversize", "one-byte", "empty", "atr", "refused"],
+)
+def test_nonsense_from_any_exchange_on_is_no_identity(venue: Venue, nonsense: bytes) -> None:
+    worker = venue.worker()
+    for first in range(CpuCard.EXCHANGES):
+        card = CpuCard(before=lambda exchange, first=first: nonsense if exchange >= first else b"")
+        venue.fields[0].present(card)
+        venue.log.wait_for(lambda _, n=first: len(venue.log.unreadable(READERS[0])) == n + 1, 3)
+    assert venue.log.numbers() == []
+    whole = CpuCard()
+    venue.fields[0].present(whole)
+    venue.until_numbers(whole.number)
+    assert venue.worker() == worker  # nothing had to be ended for it
+
+
+@pytest.mark.parametrize("exchange", [1, 3])
+def test_a_card_that_falls_silent_in_the_middle(venue: Venue, exchange: int) -> None:
+    card = CpuCard(before=lambda number: None if number == exchange else b"")
+    venue.fields[0].present(card)
+    venue.log.wait_for(lambda _: len(venue.log.of(READERS[0])) == 2)  # up, seen
+    for n in range(1, 4):
+        venue.fields[1].present(WANG)
+        venue.until_numbers(*["55667788"] * n, place=1, seconds=0.5)
+        venue.fields[1].remove()
+        venue.until_gone(n, place=1)
+    venue.until_unreadable(Unreadable.TIMEOUT)
+    venue.fields[0].present(LI)
+    venue.until_numbers("11223344")
+
+
+@pytest.mark.parametrize("exchange", range(CpuCard.EXCHANGES))
+def test_a_reader_that_is_unplugged_in_the_middle(venue: Venue, exchange: int) -> None:
+    def unplug(number: int) -> bytes | None:
+        if number != exchange:
+            return b""
+        venue.pcscd.unplug(0)
+        venue.fields[0].remove()
+        return None
+
+    venue.fields[0].present(CpuCard(before=unplug))
+    venue.log.wait_for(lambda events: ReaderDown(READERS[0], Down.UNPLUGGED) in events, 5)
+    venue.fields[1].present(WANG)
+    venue.until_numbers("55667788", place=1)
+    venue.pcscd.replug(0)
+    venue.log.wait_for(lambda events: events.count(ReaderUp(READERS[0])) == 2, 10)
+    whole = CpuCard()
+    venue.fields[0].present(whole)
+    venue.until_numbers(whole.number)
+    assert len(venue.log.unreadable()) == 1
+
+
+@pytest.mark.parametrize("exchange", [0, 2])
+def test_pcscd_that_is_killed_in_the_middle(venue: Venue, exchange: int) -> None:
+    kill = threading.Event()
+
+    def killing(number: int) -> bytes | None:
+        if number != exchange or kill.is_set():
+            return b""
+        kill.set()
+        os.kill(venue.pcscd.child.pid, signal.SIGKILL)
+        return None
+
+    card = CpuCard(before=killing)
+    venue.fields[0].present(card)
+    for reader in READERS:
+        down = ReaderDown(reader, Down.NO_SERVICE)
+        venue.log.wait_for(lambda events, down=down: down in events, 5)
+    assert venue.log.numbers() == []
+    assert venue.lamp.outcomes(READERS[0]) == [Outcome.UNREADABLE]
+    venue.pcscd.kill()
+    venue.pcscd.start()
+    venue.until_up(times=2)
+    venue.until_numbers(card.number)  # it lies there still
+    venue.fields[1].present(WANG)
+    venue.until_numbers("55667788", place=1)
+
+
+def test_a_card_that_waits_for_pcscd_is_read_when_it_comes(pcscd: Pcscd, tmp_path: Path) -> None:
+    with running(pcscd, tmp_path, CPU_FIRST) as venue:
+        venue.fields[0].present(LI)
+        time.sleep(1)
+        assert venue.log.events == []
+        pcscd.start()
+        venue.until_up()
+        venue.until_numbers("11223344")
+        pcscd.restart()
+        venue.until_up(times=2)
+        venue.until_numbers("11223344", "11223344")  # for the debounce to judge
+        assert venue.log.unreadable() == []
+
+
+OTHER_PROGRAM = """
+import sys
+from smartcard.scard import *
+_, context = SCardEstablishContext(SCARD_SCOPE_USER)
+code, card, protocol = SCardConnect(context, sys.argv[1], SCARD_SHARE_SHARED, 3)
+assert code == 0, hex(code)
+print("connected", flush=True)
+sys.stdin.readline()
+for _ in range(20):
+    code, answer = SCardTransmit(card, protocol, [0x00, 0xA4, 0x00, 0x00, 0x02, 0x3F, 0x00])
+    assert code == 0, hex(code)
+SCardDisconnect(card, SCARD_LEAVE_CARD)
+print("done", flush=True)
+"""
+
+
+@contextmanager
+def paused(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_what_another_program_says_to_the_card_in_between_changes_no_identity(
+    venue: Venue,
+) -> None:
+    """It selects another application whenever it is let in; that one's file holds other numbers."""
+    started = threading.Event()
+
+    def slowly(number: int) -> bytes:
+        if started.is_set():
+            time.sleep(0.02)
+        elif number == 0:
+            started.set()
+            assert other.stdin is not None
+            other.stdin.write(b"\n")
+            other.stdin.flush()
+            time.sleep(0.1)
+        return b""
+
+    card = CpuCard(before=slowly)
+    with paused(venue.worker()):
+        venue.fields[0].present(card)
+        assert venue.fields[0].wait_seen()
+        time.sleep(0.1)
+        other = subprocess.Popen(
+            [sys.executable, "-c", OTHER_PROGRAM, READERS[0]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"connected\n"
+    with other:
+        try:
+            venue.until_numbers(card.number)
+            assert select.select([other.stdout], [], [], 5)[0]
+            assert other.stdout.readline() == b"done\n"  # nor is it kept out
+        finally:
+            other.kill()
+    assert started.is_set()
