@@ -363,9 +363,6 @@ def _verify(reader: JournalReader) -> int:
 
 
 def _rehearse(options: argparse.Namespace) -> int:
-    # ended by the service manager or by a terminal that closes: as by Ctrl-C
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     wanted = Wanted(
         faults=options.faults,
         cards=options.cards,
@@ -374,7 +371,14 @@ def _rehearse(options: argparse.Namespace) -> int:
         is_offline=options.offline,
         is_verbose=options.verbose,
     )
-    report = rehearse(_config(options), _config_path(options), wanted, _say)
+    # ended by the service manager or by a terminal that closes: as by Ctrl-C
+    ending = (signal.SIGTERM, signal.SIGHUP)
+    kept = [signal.signal(number, signal.default_int_handler) for number in ending]
+    try:
+        report = rehearse(_config(options), _config_path(options), wanted, _say)
+    finally:
+        for number, handler in zip(ending, kept, strict=True):
+            signal.signal(number, handler)
     return 0 if report.passed else 1
 
 

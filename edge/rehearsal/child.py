@@ -28,8 +28,10 @@ from edge.daemon import outputs
 from edge.enrol import load_identity
 from edge.feedback import Notice, Standing
 from edge.feedback.fanout import Fanout
+from edge.kiosk import open_kiosk
 from edge.readers.simulated import Plug, Present, Remove, SimulatedReaders, Step, Unplug
 from edge.recorder import Recorder
+from edge.status import CourierStatus
 from edge.store import Owner
 from protocol.credential import REHEARSAL_SCHEME, Credential
 from protocol.topics import Broker
@@ -152,8 +154,17 @@ class _Outside:
 class _Nobody:
     """In the courier's place where there is no hub."""
 
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
     def tell(self, event: JournalEvent) -> None:
         pass
+
+    def status(self) -> CourierStatus:
+        return CourierStatus(connected=False, hub_online=None, unreceipted=0, alarm="")
 
 
 def main() -> None:
@@ -183,7 +194,9 @@ def _hear(commands: queue.SimpleQueue[Command]) -> None:
 def _rehearse(task: Task, config: Config, commands: queue.SimpleQueue[Command]) -> None:
     clock = RehearsalClock(SystemClock(config.clock.trust))
     scratch = Path(task.scratch)
-    feedback = Fanout([_Outside(task.lights), *outputs(config)])
+    kiosk = open_kiosk(config)
+    screens = [] if kiosk is None else [kiosk.face]
+    feedback = Fanout([_Outside(task.lights), *outputs(config), *screens])
     recorder = Recorder(
         scratch,
         Owner(task.edge, task.hub_seal, rehearsal=True),
@@ -193,9 +206,10 @@ def _rehearse(task: Task, config: Config, commands: queue.SimpleQueue[Command]) 
         read_timeout_ms=config.readers.read_timeout_ms,
     )
     courier = _courier(task, config, recorder)
-    recorder.start(_Nobody() if courier is None else courier)
-    if courier is not None:
-        courier.start()
+    recorder.start(courier)
+    courier.start()
+    for screen in screens:
+        screen.attach(recorder, courier)
     stopped = threading.Event()
 
     def script() -> Iterator[Step]:
@@ -219,14 +233,15 @@ def _rehearse(task: Task, config: Config, commands: queue.SimpleQueue[Command]) 
         recorder.watch()
     readers.stop()
     recorder.stop()
-    if courier is not None:
-        courier.stop()
+    courier.stop()
     feedback.stop()
+    if kiosk is not None:
+        kiosk.stop()
 
 
-def _courier(task: Task, config: Config, recorder: Recorder) -> Courier | None:
+def _courier(task: Task, config: Config, recorder: Recorder) -> Courier | _Nobody:
     if task.via is None:
-        return None
+        return _Nobody()
     identity = load_identity(config.edge.data)
     assert identity is not None  # noqa: S101  whoever wrote the task has read it
     enrolment, keys = identity
