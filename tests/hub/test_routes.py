@@ -59,6 +59,7 @@ ANYBODY = {
 RIGHTS = {
     ("GET", "/meetings/{meeting}/live"): Right.VIEW,
     ("GET", "/meetings/{meeting}/screen/live"): Right.VIEW,
+    ("GET", "/cards/desk/live"): Right.TAPS,
 }
 """Of routes that ask for their right in another way."""
 
@@ -133,6 +134,24 @@ def _tap(site: Site, world: World, branch: str) -> str:
     return f"{public_id(f'机{branch}')}-{public_id(f'e{branch}').hex}-1"
 
 
+def _reading(site: Site, world: World, branch: str) -> uuid.UUID:
+    """What a station of the branch has read: an unknown card."""
+    new_token(world.conn, f"台{branch}", branch, minutes(-1000), role=Role.SECRETARY)
+    token_id = world.conn.scalar(select(s.tokens.c.id).where(s.tokens.c.name == f"台{branch}"))
+    world.add(
+        s.desk_readings,
+        public_id=public_id(f"读{branch}"),
+        token_id=token_id,
+        at_ms=site.now_ms,
+        expires_ms=site.now_ms + 600_000,
+        scheme="uid",
+        issuer="",
+        value=f"0BAD0000{ord(branch):06X}",
+        last=f"{ord(branch):06X}"[-4:],
+    )
+    return public_id(f"读{branch}")
+
+
 THINGS: dict[str, Callable[[Site, World, str], uuid.UUID | str]] = {
     "organisation": lambda _, __, branch: public_id(branch),
     "member": lambda _, __, branch: public_id(BRANCHES[branch]),
@@ -147,6 +166,7 @@ THINGS: dict[str, Callable[[Site, World, str], uuid.UUID | str]] = {
     "ask": _ask,
     "card": _card,
     "tap": _tap,
+    "reading": _reading,
 }
 """How one of each kind is made in a branch (甲 or 乙); gives what a path calls it.
 
