@@ -14,6 +14,7 @@ not.
 import errno
 import os
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Protocol
@@ -40,6 +41,7 @@ NO_SUCH: Final = b"\x6a\x81"
 
 _EXCHANGE_S: Final = 0.5
 _WRITE_S: Final = 0.5
+_ABORT_S: Final = 0.01
 _TIME_OUT: Final = 0x01
 _WRONG_KEY: Final = 0x14
 _MOST_PARTS: Final = 4
@@ -47,6 +49,11 @@ _ISO_DEP: Final = 0x20
 _CLASSIC: Final = 0x08
 _CRC_CHECK: Final = 0x80
 _TYPE_B: Final = 3
+_RATS_S: Final = 0.03
+_FWT_S: Final = 4096 / 13.56e6
+"""The shortest frame waiting time; each step of a card's FWI doubles it (ISO/IEC 14443-4 §7.2)."""
+_FRAME_BYTES: Final = (16, 24, 32, 40, 48, 64, 96, 128, 256)
+"""By a card's FSCI (ISO/IEC 14443-4 §5.1)."""
 
 _WIRES: Final = (
     "see that it is wired (TX to RX), has power, and that its switches are set to UART (HSU)"
@@ -104,7 +111,7 @@ class Field:
         if self._line is not None:
             self._line.close()
         else:
-            with suppress(OSError):
+            with suppress(Exception):  # libusb has errors of its own
                 self.frontend.close()
 
     def look(self) -> Card | None:
@@ -153,7 +160,6 @@ class _CardA:
 
     def __init__(self, field: Field, target: Any) -> None:
         self._field = field
-        self._target = target
         self._uid = bytes(target.sdd_res or b"")
         self._kind = target.sel_res[0] if target.sel_res else 0
         self._dep: Any = None
@@ -174,9 +180,9 @@ class _CardA:
                 return NO_SUCH
             if self._dep is None:
                 self._select()
-                self._dep = _nfc.tag.tt4.Type4ATag(self._field.frontend, self._target)
                 self._fresh = False
-            return bytes(self._dep.transceive(apdu))
+                self._dep = _activated(self._field.frontend)
+            return bytes(self._dep.exchange(bytearray(apdu)))
 
     def _pseudo(self, apdu: bytes) -> bytes:
         if apdu[1:4] == b"\xca\x00\x00":
@@ -220,9 +226,28 @@ class _CardA:
         again = self._field.frontend.sense(_nfc.clf.RemoteTarget("106A", sel_req=self._uid))
         if again is None or bytes(again.sdd_res or b"") != self._uid:
             raise NoAnswer("the card has left")
-        self._target = again
         self._dep = None
         self._fresh = True
+
+
+def _activated(frontend: Any) -> Any:
+    """Asks a card of type A to talk ISO-DEP, and takes it at its word (ISO/IEC 14443-4 §5.2).
+
+    nfcpy does so, too, but is at a loss where the card leaves out what it may leave out.
+    """
+    ours = 0x80 if frontend.max_recv_data_size >= _FRAME_BYTES[-1] else 0x70
+    answer = bytes(frontend.exchange(bytearray([0xE0, ours]), _RATS_S) or b"")
+    if not answer:
+        raise Garbled("the card's answer to RATS is empty")
+    parts = answer[1] if len(answer) > 1 else 0x02
+    at = 3 if parts & 0x10 else 2
+    wait = answer[at] >> 4 if parts & 0x20 and len(answer) > at else 4
+    size = _FRAME_BYTES[min(parts & 0x0F, len(_FRAME_BYTES) - 1)]
+    return _nfc.tag.tt4.IsoDepInitiator(
+        frontend,
+        min(size, frontend.max_send_data_size),
+        _FWT_S * 2 ** (4 if wait == 15 else wait),
+    )
 
 
 class _ActivatedB:
@@ -294,6 +319,8 @@ def _on_line(device: str) -> tuple[_Line, Any]:
     except (OSError, termios.error) as error:
         raise _not_opened(device, error) from error
     try:
+        line.write(_nfc.clf.pn53x.Chipset.ACK)  # ends what a worker that was ended had begun
+        time.sleep(_ABORT_S)
         frontend = _nfc.ContactlessFrontend()
         frontend.device = _nfc.clf.pn532.init(line)
     except Exception as error:  # whatever nfcpy makes of bytes that are none

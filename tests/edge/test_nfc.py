@@ -4,12 +4,15 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import nfc
+import nfc.clf
 import pytest
 
 from edge import doctor
@@ -20,7 +23,7 @@ from edge.daemon import inputs
 from edge.readers import CardGone, Down, ReaderDown, ReaderUp, Unreadable
 from edge.readers.nfc import TAKEN, NfcDevice, NfcReaders
 from tests.contracts.readers import EventLog, check_contract
-from tests.rig import private_dir, wait_for
+from tests.rig import free_port, private_dir, wait_for
 from tests.rig.pn532 import Answering, Pn532, TypeA, TypeB
 
 LI = TypeA(bytes.fromhex("11223344"))
@@ -207,6 +210,22 @@ def test_the_file_of_a_cpu_card_is_read(chip: Pn532) -> None:
         door.until_unreadable(Unreadable.UNKNOWN_KIND)
         chip.present(TypeB(bytes.fromhex("01020304"), with_file))
         door.until_numbers("00010203040506070809", "00010203040506070809")
+
+
+@pytest.mark.parametrize("ats", ["01", "0202", "0372F0", "03426F", "0378FF", "0F78807002C0FFEE"])
+def test_a_cpu_card_need_not_say_all_of_itself(chip: Pn532, ats: str) -> None:
+    with door_on(chip, CPU_FILE) as door:
+        chip.present(TypeA(LI.uid, with_file, ats=bytes.fromhex(ats)))
+        door.until_numbers("00010203040506070809")
+
+
+@pytest.mark.parametrize("ats", ["", "00"])
+def test_a_cpu_card_that_says_nothing_of_itself(chip: Pn532, ats: str) -> None:
+    with door_on(chip, CPU_FILE) as door:
+        chip.present(TypeA(LI.uid, lambda _: b"", ats=bytes.fromhex(ats)))
+        door.until_unreadable(Unreadable.BAD_ANSWER)
+        chip.present(CPU_CARD)
+        door.until_numbers("00010203040506070809")
 
 
 def test_the_sector_of_a_classic_is_read(chip: Pn532) -> None:
@@ -432,6 +451,35 @@ def test_a_reader_that_is_not_there_on_usb_is_said_to_be_none() -> None:
     finally:
         readers.stop()
     assert log.events == []
+
+
+def test_a_card_by_another_of_nfcpys_drivers() -> None:
+    """Its UDP driver, on both ends: what the chip of a PN53x does is left to nfcpy there."""
+    path = f"udp:localhost:{free_port()}"
+    card = nfc.clf.LocalTarget("106A", sens_res=b"\x04\x00", sdd_res=LI.uid, sel_res=b"\x00")
+    away = threading.Event()
+
+    def lie() -> None:
+        with nfc.ContactlessFrontend(path) as field:
+            while not away.is_set():
+                field.listen(card, 0.5)
+
+    readers = NfcReaders([NfcDevice(path)])
+    log = EventLog()
+    lying = threading.Thread(target=lie)
+    readers.start(log)
+    try:
+        log.wait_for(lambda events: ReaderUp(f"nfc {path}") in events)
+        lying.start()
+        log.wait_for(lambda _: log.numbers() == ["11223344"])
+        away.set()
+        log.wait_for(lambda events: isinstance(events[-1], CardGone))
+    finally:
+        away.set()
+        readers.stop()
+        lying.join()
+    check_contract(log)
+    assert log.numbers() == ["11223344"]
 
 
 def test_a_worker_that_is_killed_is_replaced_and_reads_no_card_twice(door: Door) -> None:

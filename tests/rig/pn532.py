@@ -27,8 +27,6 @@ _SENS_REQ: Final = 0x26
 _TIME_OUT: Final = b"\x01"
 _WRONG_KEY: Final = b"\x14"
 _BAD_CONTEXT: Final = b"\x27"
-_ATS: Final = bytes.fromhex("0578807002")
-"""Frames of 256 bytes, 38 ms to answer (ISO/IEC 14443-4 §5.2)."""
 
 Answering = Callable[[bytes], bytes | None]
 """A card's answer to a command APDU, with its status; None stays silent."""
@@ -47,6 +45,8 @@ class TypeA:
     """Another UID `08xxxxxx` each time that the field comes on."""
     stalling: bool = False
     """Asks for more time in place of every answer."""
+    ats: bytes = bytes.fromhex("0578807002")
+    """Frames of 256 bytes, 38 ms to answer (ISO/IEC 14443-4 §5.2)."""
 
     @property
     def kind(self) -> int:
@@ -255,7 +255,7 @@ class Pn532:
             return _TIME_OUT
         if frame[0] == 0xE0:
             self._talk.ats = True
-            return b"\x00" + _ATS
+            return b"\x00" + card.ats
         if self._talk.ats and card.stalling:
             return b"\x00\xf2\x01"
         if not self._talk.ats or frame[0] & 0xFE != 0x02:  # a whole I-block
