@@ -98,6 +98,8 @@ class _Player:
                 self._lit = False
                 if meaning(error.code).kind not in _PASSING:
                     self._note(str(error))
+            except Exception as error:  # noqa: BLE001 - a lamp is no reason to end
+                self._note(repr(error))
 
     def _put_out(self, link: "_Link") -> None:
         self._send(link, self._lamp.dark)

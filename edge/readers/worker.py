@@ -8,6 +8,7 @@ import ctypes
 import os
 import signal
 import threading
+from contextlib import suppress
 from typing import Final, NoReturn
 
 import msgspec
@@ -55,5 +56,6 @@ def _heed(came: bytes) -> NoReturn:
     while True:
         *whole, came = came.split(b"\n")
         for line in whole:
-            signals.put(msgspec.json.decode(line, type=Signal))
+            with suppress(msgspec.MsgspecError):  # the end of input must be noticed come what may
+                signals.put(msgspec.json.decode(line, type=Signal))
         came += _input()

@@ -1,5 +1,6 @@
 """The daemon puts its parts together; here: what it shows while it does not know who it is."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -7,14 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gpiozero
 import pytest
+from gpiozero.pins.mock import MockFactory, MockPWMPin
 
 from edge import daemon as module
 from edge import enrol
-from edge.config import Config, EdgeSection
+from edge.config import Config, EdgeSection, FeedbackSection
 from edge.daemon import NO_IDENTITY, Daemon
 from edge.enrol import Keys
 from edge.feedback import Notice, Outcome, Standing
+from edge.feedback.console import Console
+from edge.feedback.gpio import PinNumbers, Pins
+from edge.feedback.sound import Sound
 from edge.readers.simulated import Plug, Present, Remove, SimulatedReaders, Step
 from protocol.credential import Credential
 from protocol.identity import OpeningKey, SigningKey
@@ -44,6 +50,28 @@ def taps() -> Iterator[Step]:
 class AtADoor(Daemon):
     def _readers(self) -> list[SimulatedReaders]:
         return [SimulatedReaders(taps(), lambda: 1)]
+
+
+def test_what_the_configuration_names_shows_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpiozero.Device, "pin_factory", MockFactory(pin_class=MockPWMPin))
+    none = FeedbackSection(console=False, reader=False)
+    assert module.outputs(Config(feedback=none)) == []
+    some = FeedbackSection(sound=True, gpio=PinNumbers(green=17))
+    console, sound, pins = module.outputs(Config(feedback=some))
+    assert isinstance(console, Console)
+    assert isinstance(sound, Sound)
+    assert isinstance(pins, Pins)
+    sound.close()
+    pins.close()
+
+
+def test_lamps_that_are_configured_and_not_there_stop_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "gpiozero", None)
+    section = FeedbackSection(gpio=PinNumbers(green=17))
+    assert len(module.outputs(Config(feedback=section))) == 1
+    assert len(caplog.records) == 1
 
 
 def enrolled(keys: Keys) -> enrol._EnrolmentFile:

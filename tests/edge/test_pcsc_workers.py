@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edge.feedback import Outcome
 from edge.readers import (
     CardGone,
     CardRead,
@@ -16,6 +17,7 @@ from edge.readers import (
     CardUnreadable,
     Down,
     ReaderDown,
+    ReaderEvent,
     ReaderUp,
     Unreadable,
     supervised,
@@ -52,6 +54,24 @@ else:
         else:
             os.write(1, step.encode())
 sys.stdin.read()
+"""
+
+
+# Sees a card, and with the second start of it tells each order that comes, as a lamp's trouble.
+LISTENER = r"""
+import json, os, sys, time
+told = sys.stdin.readline()
+if json.loads(told)["do"] == "list":
+    print(json.dumps({"is": "listed", "names": ["ZG9vcg=="]}), flush=True)
+    sys.stdin.read()
+with open(sys.argv[1], "a") as starts:
+    starts.write(told)
+print(json.dumps({"is": "working", "counter": 1}), flush=True)
+if len(open(sys.argv[1]).readlines()) == 1:
+    print(json.dumps({"is": "seen", "generation": 2, "boottime_ms": 5}), flush=True)
+    time.sleep(60)
+for order in sys.stdin:
+    print(json.dumps({"is": "lamp", "what": order.strip()}), flush=True)
 """
 
 
@@ -348,3 +368,33 @@ def test_a_thread_that_ends_all_the_same_is_no_life(
         wait_for(lambda: not readers.alive(), "the end of a thread")
     finally:
         readers.stop()
+
+
+def test_a_signal_for_a_worker_that_has_ended_goes_to_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = EventLog()
+    readers = PcscReaders(
+        read_timeout_ms=200, worker=(sys.executable, "-c", LISTENER, str(tmp_path / "starts"))
+    )
+
+    def show(event: ReaderEvent) -> None:
+        log(event)
+        if isinstance(event, CardUnreadable):  # its worker has been ended for it
+            readers.signal(event.reader, Outcome.FAILED)
+            readers.signal(event.reader, Outcome.UNREADABLE)
+
+    def lamp() -> list[str]:
+        return [each.getMessage() for each in caplog.records if "its lamp: " in each.getMessage()]
+
+    readers.start(show)
+    try:
+        wait_for(lambda: len(lamp()) == 1, "a signal")
+        readers.signal("door", Outcome.RECOGNISED)
+        wait_for(lambda: len(lamp()) == 2, "another")
+    finally:
+        readers.stop()
+    assert "UNREADABLE" in lamp()[0]
+    assert "RECOGNISED" in lamp()[1]
+    check_contract(log)
+    readers.signal("door", Outcome.RECOGNISED)  # is nobody's fault after the end

@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -331,3 +333,33 @@ def test_a_lamp_goes_on_after_pcscd_was_started_anew(door: Door) -> None:
         door.log.wait_for(lambda events, up=up: events.count(up) == 2, 10)
     door.fields[LARGE].tap_until_read(card(2), linger_s=0.6)
     door.until_shown(LARGE, Outcome.RECORDED, Outcome.RECORDED)
+
+
+@pytest.mark.parametrize("shows", [True, False])
+def test_the_daemon_has_its_readers_show_outcomes_unless_told_not_to(
+    tmp_path: Path, shows: bool
+) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text(f"[edge]\ndata = 'data'\n[feedback]\nreader = {str(shows).lower()}\n")
+    with private_dir() as directory, Pcscd(directory, 2, handler=True, names=NAMES) as pcscd:
+        command = [Path(sys.executable).parent / "shuaka-edge", "run", "--config", config]
+        daemon = subprocess.Popen(
+            command, env=os.environ | pcscd.env, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert daemon.stdout is not None
+            with VirtualReader(pcscd.ports[LARGE], gap_s=pcscd.gap_s) as reader:
+                reader.present(card(1))
+                # It belongs to no hub yet: how it stands, and then what becomes of the card.
+                for _ in range(2):
+                    assert Outcome.NOT_ENROLLED.wording in next(daemon.stdout)
+                wanted = commands(LARGE, Outcome.NOT_ENROLLED)
+                if shows:
+                    wait_for(lambda: pcscd.escapes(LARGE) == wanted, "the reader's lamp")
+                else:
+                    time.sleep(1)
+                    assert pcscd.escapes(LARGE) == []
+        finally:
+            daemon.terminate()
+            daemon.communicate(timeout=10)
+        assert pcscd.escapes(SMALL) == []
