@@ -125,7 +125,8 @@ def details_words(text: str) -> str:
     said = []
     for key, value in found.items():
         if key in _NAMES and isinstance(value, str | int) and value != "":
-            words = Register(str(value)) if key == "register" else _value(str(value))
+            known = key == "register" and value in set(Register)
+            words = Register(str(value)) if known else _value(str(value))
             said.append(t("{name}：{value}", name=_NAMES[key], value=words))
     return t("；").join(said)
 

@@ -157,7 +157,9 @@ def _act(row: Row[Any], hub: Context) -> LogLine:
     path = _PAGES.get(row.object)
     href = None if path is None or row.object_id is None else f"{path}{row.object_id}"
     if row.object == "declaration":
-        href = f"/meetings/{json.loads(row.details)['meeting']}/statements"
+        # A wrong code is of no meeting.
+        meeting = json.loads(row.details).get("meeting")
+        href = None if meeting is None else f"/meetings/{meeting}/statements"
     about = row.organisation or t("整个系统")
     return _line(row, hub, about, href, details_words(row.details))
 

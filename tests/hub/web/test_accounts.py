@@ -3,11 +3,13 @@
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select, update
 
 import hub
+from hub import audit
 from hub.domain.terms import DeclarationKind, Role
 from hub.store import schema as s
 from hub.store.engine import reading
@@ -516,3 +518,16 @@ def test_somebody_who_sees_no_attendance_lands_where_they_may(site: Site) -> Non
         assert client.get(place).status_code == 200
         page = client.get("/sessions")
         assert page.status_code == 200
+
+
+@pytest.mark.parametrize("details", [{}, {"register": "later", "meeting": None, "number": 3}])
+def test_the_log_shows_whatever_was_ever_recorded(site: Site, details: dict[str, Any]) -> None:
+    at_ms = site.now_ms
+    with site.engine.begin() as conn:
+        for area in AREAS:
+            audit.record(conn, audit.Machine(), f"{area}.x", None, area, None, at_ms, **details)
+    person = site.signed_in("区管")
+    for area in AREAS:
+        page = person.get(f"/log?area={area}")
+        assert page.status_code == 200, area
+    assert person.get("/log").status_code == 200
