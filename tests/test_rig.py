@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -116,6 +116,93 @@ def test_a_tap_is_seen_read_and_over(pcscd: Pcscd) -> None:
             assert [answer.response for answer in answers] == [uid + b"\x90\x00"]
     assert output(process)[1::2] == [uid.hex() + "9000" for uid in uids]
     assert tuple(told) == reader.answers
+
+
+@pytest.fixture
+def handled(rig_dir: Path) -> Iterator[Pcscd]:
+    """A private pcscd with a reader of the rig's own driver."""
+    with Pcscd(rig_dir, slots=1, handler=True) as daemon:
+        yield daemon
+
+
+# Counts the comings and goings of cards at the named reader until it is unplugged.
+_COUNT = """
+import sys
+from smartcard.scard import *
+_, context = SCardEstablishContext(SCARD_SCOPE_SYSTEM)
+_, [(_, state, _)] = SCardGetStatusChange(context, 0, [(sys.argv[1], SCARD_STATE_UNAWARE)])
+print("ready", flush=True)
+while not state & SCARD_STATE_UNAVAILABLE:
+    last = state
+    hresult, [(_, state, _)] = SCardGetStatusChange(context, 8000, [(sys.argv[1], state)])
+    assert hresult == 0, hex(hresult)
+    state &= ~SCARD_STATE_CHANGED
+print(last >> 16)
+"""
+
+
+@pytest.mark.servers
+def test_the_rigs_driver_misses_no_change_of_cards_and_can_be_unplugged(handled: Pcscd) -> None:
+    for _ in range(2):  # and plugged in again
+        with (
+            subprocess.Popen(
+                [sys.executable, "-c", _COUNT, handled.reader_names[0]],
+                env={**os.environ, **handled.env},
+                stdout=subprocess.PIPE,
+                text=True,
+            ) as process,
+            VirtualReader(handled.ports[0], gap_s=handled.gap_s) as reader,
+        ):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            for last in range(20):  # each takes the place of the one before, at once
+                reader.present(UidCard(bytes([0x11, 0x22, 0x33, last])))
+                assert reader.wait_seen()
+                time.sleep(0.02 + 0.005 * last)
+            handled.unplug()
+            assert int(process.stdout.readline()) == 39
+        handled.restart()
+        assert handled.running
+        handled.replug()
+        handled.restart()
+
+
+_ESCAPE = """
+import sys
+from smartcard.scard import *
+_, context = SCardEstablishContext(SCARD_SCOPE_SYSTEM)
+_, card, _ = SCardConnect(context, sys.argv[1], SCARD_SHARE_DIRECT, 0)
+hresult, answer = SCardControl(card, 0x42000001, list(bytes.fromhex(sys.argv[2])))
+print(hresult == 0, bytes(answer).hex())
+"""
+
+
+@pytest.mark.servers
+def test_escape_commands_reach_the_rigs_driver(handled: Pcscd) -> None:
+    def escape(command: str) -> tuple[list[str], float]:
+        began = time.monotonic()
+        argv = [sys.executable, "-c", _ESCAPE, handled.reader_names[0], command]
+        env = {**os.environ, **handled.env}
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)
+        return done.stdout.split(), time.monotonic() - began
+
+    assert handled.escapes() == []
+    assert escape("e000002901ff")[0] == ["True", "9000"]
+    handled.delay_escapes(0, 400)
+    answer, took = escape("ff00400d0402020401")
+    assert (answer, took > 0.4) == (["True", "9000"], True)
+    handled.delay_escapes(0, 0)
+    handled.fail_escapes(0, True)
+    assert escape("e0000028010a")[0] == ["False"]
+    assert [each.hex() for each in handled.escapes()] == [
+        "e000002901ff",
+        "ff00400d0402020401",
+        "e0000028010a",
+    ]
+    plain = Pcscd.__new__(Pcscd)
+    plain.handler = False
+    with pytest.raises(RuntimeError, match="handler=True"):
+        plain.unplug()
 
 
 def test_nobody_looks_at_a_card_without_a_daemon(pcscd: Pcscd) -> None:

@@ -13,6 +13,7 @@ and removed where this user may; and Debian 12's pcscd also finds a USB reader t
 """
 
 import contextlib
+import functools
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from tests.rig.processes import (
     Server,
     find_program,
     free_port,
+    private_dir,
     wait_for,
 )
 
@@ -73,7 +75,6 @@ class Pcscd(Server):
         """How long a field must be empty so that a card's leaving is noticed."""
         self.folders = tuple(directory / f"entry-{index}" for index in range(slots))
         driver = _driver()
-        built = _build_handler(directory) if handler else None
         self._no_drivers = directory / "no-usb-drivers"
         self._no_drivers.mkdir(parents=True, exist_ok=True)
         self._conf = directory / "reader.conf.d"
@@ -83,9 +84,9 @@ class Pcscd(Server):
             folder.mkdir()
             library, device = folder / "libifdvpcd.so", "/dev/null"
             shutil.copyfile(driver, library)
-            if built is not None:
+            if handler:
                 library, device = folder / "ifd.so", str(folder)
-                shutil.copyfile(built, library)
+                library.write_bytes(_built_handler())
             (self._conf / f"rig-{index}").write_text(
                 f'FRIENDLYNAME "{friendly[index]}"\n'
                 f"DEVICENAME {device}:{port:#x}\n"
@@ -200,17 +201,19 @@ def _driver() -> Path:
     raise MissingProgramError("the reader driver libifdvpcd.so", "vsmartcard-vpcd")
 
 
-def _build_handler(directory: Path) -> Path:
-    """The rig's own driver, compiled into `directory`."""
+@functools.cache
+def _built_handler() -> bytes:
+    """The rig's own driver, compiled."""
     if not (_HEADERS / "ifdhandler.h").exists():
         raise MissingProgramError("ifdhandler.h", "libpcsclite-dev")
-    library = directory / "ifd.so"
     warnings = ("-Wall", "-Wextra", "-Werror")
     options = (*warnings, "-std=c11", "-O1", "-fPIC", "-shared", f"-I{_HEADERS}")
-    subprocess.run(
-        [find_program("gcc", "gcc"), *options, "-o", library, _HANDLER_SOURCE], check=True
-    )
-    return library
+    with private_dir() as directory:
+        library = directory / "ifd.so"
+        subprocess.run(
+            [find_program("gcc", "gcc"), *options, "-o", library, _HANDLER_SOURCE], check=True
+        )
+        return library.read_bytes()
 
 
 def _help(program: str) -> str:
