@@ -2,7 +2,8 @@
 
 With each meeting comes its board: what a screen at the door may show of it. A device is sent a
 roster when it says hello, and when a heartbeat comes and the roster has changed since, which may be
-a figure of a board. Sealed to the device (protocol.roster); never kept, never retained. A venue
+a figure of a board; while a meeting is open, with each heartbeat, so that an old board at the door
+is one of a hub that cannot be heard. Sealed to the device (protocol.roster); never kept, never retained. A venue
 that expects more cards than a roster holds gets an empty one: its door then shows the neutral
 light.
 """
@@ -37,6 +38,9 @@ log = structlog.get_logger(__name__)
 
 AHEAD_MS: Final = 12 * 3600 * 1000
 """A roster speaks of the meetings whose check-in opens within this."""
+RENEW_MS: Final = 25_000
+"""While a meeting is open, a roster that is older than this is sent again: heartbeats come each half
+minute."""
 
 _Meeting = tuple[AtTheDoor, Board]
 
@@ -47,8 +51,8 @@ class Rosters:
     def __init__(self, engine: Engine, key: SigningKey) -> None:
         self._engine = engine
         self._key = key
-        self._told: dict[bytes, bytes] = {}
-        """By edge, a digest of what its roster said: the cards themselves are kept nowhere."""
+        self._told: dict[bytes, tuple[bytes, int]] = {}
+        """By edge, a digest of what its roster said, and when: the cards are kept nowhere."""
 
     def due(self, heard: Mapping[bytes, bool], now_ms: int) -> Iterator[tuple[bytes, bytes]]:
         """(edge, payload) for each device of `heard` that is to be told something now.
@@ -70,9 +74,12 @@ class Rosters:
         for device, meetings in wanted.items():
             edge = device.public_id.bytes
             digest = hashlib.sha256(repr(meetings).encode()).digest()
-            if not heard[edge] and self._told.get(edge) == digest:
+            told, told_ms = self._told.get(edge, (b"", 0))
+            is_open = any(each.opens_ms <= now_ms for each, _ in meetings)
+            is_old = is_open and not 0 <= now_ms - told_ms < RENEW_MS
+            if not (heard[edge] or told != digest or is_old):
                 continue
-            self._told[edge] = digest
+            self._told[edge] = digest, now_ms
             try:
                 payload = self._roster(edge, meetings, now_ms).seal(self._key, device.seal_key)
             except ValueError as error:  # such as a key that nothing can be sealed to

@@ -259,7 +259,7 @@ function select(name) {
     $(`tab-${each}`).tabIndex = chosen ? 0 : -1;
     $(`panel-${each}`).hidden = !chosen;
   }
-  $("keys").hidden = !["acts", "enrol"].includes(name);
+  $("keys").hidden = true;
 }
 
 for (const name of TABS) $(`tab-${name}`).addEventListener("click", () => open(name));
@@ -356,6 +356,7 @@ let typing = null;
 for (const input of desk.querySelectorAll("input")) {
   input.addEventListener("focus", () => {
     typing = input;
+    $("keys").hidden = false;
   });
 }
 
@@ -366,10 +367,12 @@ function type(key) {
   if (typing === null) return;
   typing.focus();
   if (key === "⌫") typing.value = typing.value.slice(0, -1);
+  else if (key === CLEAR) typing.value = "";
   else if (typing.value.length + key.length <= typing.maxLength) typing.value += key;
 }
 
-const KEYS = [..."1234567890", "-", "⌫", ..."QWERTYUIOP", ".", ":", ..."ASDFGHJKL", "/", ..."ZXCVBNM", "http://"];
+const CLEAR = "清空";
+const KEYS = [..."1234567890-⌫QWERTYUIOP.:ASDFGHJKL/", "http://", ..."ZXCVBNM_", "https://", CLEAR];
 $("keys").replaceChildren(
   ...KEYS.map((key) => {
     const button = document.createElement("button");
@@ -377,7 +380,7 @@ $("keys").replaceChildren(
     button.textContent = key;
     button.tabIndex = -1; // for fingers; who has a keyboard types
     if (key === "⌫") button.setAttribute("aria-label", "删除");
-    if (key === "http://" || key === "⌫") button.className = "wide";
+    if (key.length > 1) button.className = "wide";
     button.addEventListener("click", () => type(key));
     return button;
   }),

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection, Engine, delete, event, select, update
 
 from hub.domain.terms import MeetingKind
-from hub.ingest.rosters import Rosters
+from hub.ingest.rosters import RENEW_MS, Rosters
 from hub.store import schema as s
 from hub.store.engine import reading
 from hub.store.queries import meeting_attendance
@@ -174,6 +174,17 @@ def test_a_figure_that_changed_comes_with_the_next_sign_of_life(door: Door, engi
     board = board_of(door.told(hello=False))
     assert (board.expected, board.present, board.quorum) == (3, 1, BoardQuorum.UNKNOWN)
     assert door.told(hello=False) is None
+
+
+def test_while_a_meeting_is_open_what_is_shown_of_it_does_not_grow_old(door: Door) -> None:
+    assert door.told(hello=True) is not None
+    assert door.told(hello=False, now_ms=NOW + RENEW_MS - 1) is None
+    renewed = door.told(hello=False, now_ms=NOW + RENEW_MS)
+    assert renewed is not None
+    assert renewed.issued_ms == NOW + RENEW_MS
+    before = minutes(-31)
+    assert door.told(hello=True, now_ms=before) is not None
+    assert door.told(hello=False, now_ms=before + RENEW_MS) is None
 
 
 def test_nothing_is_counted_before_check_in_opens(door: Door, engine: Engine) -> None:
