@@ -18,6 +18,7 @@ from edge.config import Config
 from edge.enrol import KEYS_FILE, IdentityError, Keys, load_identity
 from edge.readers.nfc import TAKEN, NfcReaders
 from edge.readers.pcsc import PcscReaders
+from edge.readers.supervised import STARTING
 from edge.store import DAMAGED, FILE_NAME, FORMER, JournalError, JournalReader, is_recording
 from protocol.topics import Broker
 
@@ -106,9 +107,9 @@ def _readers() -> Iterator[Finding]:
 def _chips(config: Config) -> Iterator[Finding]:
     readers = NfcReaders([each.chip for each in config.readers.nfc])
     readers.start(lambda _event: None)
-    deadline = time.monotonic() + LOOK_FOR_READERS_S
+    deadline = time.monotonic() + HUNG_S
     chips = readers.health().readers
-    while not all(each.up for each in chips) and time.monotonic() < deadline:
+    while any(each.trouble == STARTING for each in chips) and time.monotonic() < deadline:
         time.sleep(0.1)
         chips = readers.health().readers
     readers.stop()

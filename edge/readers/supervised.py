@@ -58,6 +58,9 @@ from protocol.credential import Assurance, Credential, InvalidCredentialError
 
 DEFAULT_READ_TIMEOUT_MS: Final = 1000
 
+STARTING: Final = "starting"
+"""A reader's trouble before its worker has said anything."""
+
 STOP_S: Final = 3.0
 """What a driver grants its threads to end in `stop`."""
 
@@ -122,7 +125,7 @@ class SupervisedReader:
         self._cards = cards
         self._keeper = Keeper(worker)
         self._up = False
-        self._trouble = "starting"
+        self._trouble = STARTING
         self._logged = ""
         self._lamp_trouble = ""
         self._counter: int | None = None  # what the worker's successor has to know

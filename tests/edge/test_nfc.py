@@ -526,7 +526,6 @@ def test_stop_is_quick_and_leaves_no_process(door: Door) -> None:
 def test_the_doctor_looks_at_each_chip(
     chip: Pn532, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "LOOK_FOR_READERS_S", 1.0)
     file = tmp_path / "edge.toml"
     file.write_text(
         f'[readers]\npcsc = false\nnfc = [{{device = "{chip.path}"}}, {{device = "/dev/ttyNone"}}]'
