@@ -74,10 +74,14 @@ class Harness(Protocol):
 
 @dataclass
 class EventLog:
-    """A sink that keeps what it was told and notices calls that overlap."""
+    """A sink that keeps what it was told and notices calls that overlap.
+
+    `slow_s` is how long each call takes: the slower, the surer that others overlap with it.
+    """
 
     events: list[ReaderEvent] = field(default_factory=list)
     at: list[float] = field(default_factory=list)
+    slow_s: float = 0
     overlapping: bool = False
     _busy: threading.Lock = field(default_factory=threading.Lock)
     _changed: threading.Condition = field(default_factory=threading.Condition)
@@ -86,6 +90,8 @@ class EventLog:
         if not self._busy.acquire(blocking=False):
             self.overlapping = True
             return
+        if self.slow_s:
+            time.sleep(self.slow_s)
         with self._changed:
             self.events.append(event)
             self.at.append(time.monotonic())

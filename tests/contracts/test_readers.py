@@ -211,6 +211,7 @@ def test_a_card_that_takes_the_place_of_one_still_being_read_is_read(up: Stand) 
 
 @drivers(lambda kind: kind.places > 1)
 def test_readers_work_at_the_same_time(up: Stand) -> None:
+    up.log.slow_s = 0.003
     expected: list[list[str]] = [[] for _ in up.places]
 
     def hand(place: int) -> None:

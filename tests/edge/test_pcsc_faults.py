@@ -1,7 +1,8 @@
 """Faults on three PC/SC readers, from the card to the light: real pcscd, driver, recorder, journal.
 
-At the end of every test: nothing crashed, every light that says recorded came after its tap was on
-disk, and there are as many taps as readings. tests/edge/test_pcsc.py has the driver's own faults.
+At the end of every test: nothing crashed; every light that says recorded came after its tap was on
+disk, and there are as many taps as readings; the journal knows when which reader was down.
+tests/edge/test_pcsc.py has the driver's own faults.
 """
 
 import itertools
@@ -36,8 +37,8 @@ from edge.readers import (
 from edge.readers.pcsc import PcscReaders
 from edge.recorder import Recorder
 from edge.store import JournalError, JournalReader, Owner
+from protocol import journal as entries
 from protocol.identity import OpeningKey
-from protocol.journal import Tap, decode_entry
 from tests.contracts.readers import EventLog, check_contract
 from tests.rig import (
     Answer,
@@ -86,16 +87,20 @@ class Nobody:
         pass
 
 
-def taps_on_disk(data: Path) -> int:
+def on_disk(data: Path) -> list[entries.Entry]:
     try:
         reader = JournalReader(data)
     except JournalError:
-        return 0
+        return []
     try:
-        entries = [each for held in reader.epochs() for each in reader.entries(held.epoch)]
+        held = [entry for each in reader.epochs() for _, entry, _, _ in reader.entries(each.epoch)]
     finally:
         reader.close()
-    return sum(isinstance(decode_entry(entry), Tap) for _, entry, _, _ in entries)
+    return [entries.decode_entry(entry) for entry in held]
+
+
+def taps_on_disk(data: Path) -> int:
+    return sum(isinstance(entry, entries.Tap) for entry in on_disk(data))
 
 
 class Venue:
@@ -129,11 +134,21 @@ class Venue:
             each.remove()
         self.recorder.stop()
         check_contract(self.log)
-        told = itertools.accumulate(notice.outcome.recorded for notice in self.lamp.notices)
-        for lit, taps in zip(told, self.lamp.taps_then, strict=True):
+        lights = itertools.accumulate(notice.outcome.recorded for notice in self.lamp.notices)
+        for lit, taps in zip(lights, self.lamp.taps_then, strict=True):
             assert lit <= taps
         lit = sum(notice.outcome.recorded for notice in self.lamp.notices)
         assert lit == taps_on_disk(self.lamp.data) == len(self.log.numbers())
+        told = [
+            (event.reader, event.reason if isinstance(event, ReaderDown) else "")
+            for event in self.log.events
+            if isinstance(event, (ReaderUp, ReaderDown))
+        ]
+        assert told == [
+            (entry.reader, entry.reason if isinstance(entry, entries.ReaderDown) else "")
+            for entry in on_disk(self.lamp.data)
+            if isinstance(entry, (entries.ReaderUp, entries.ReaderDown))
+        ]
 
     def _event(self, event: ReaderEvent) -> None:
         self.log(event)
@@ -153,8 +168,9 @@ class Venue:
         reader = READERS[place]
         self.log.wait_for(lambda _: self.log.numbers(reader) == list(numbers), seconds)
 
-    def until_unreadable(self, *reasons: Unreadable, seconds: float = 3) -> None:
-        self.log.wait_for(lambda _: self.log.unreadable(READERS[0]) == list(reasons), seconds)
+    def until_unreadable(self, *reasons: Unreadable, place: int = 0) -> None:
+        reader = READERS[place]
+        self.log.wait_for(lambda _: self.log.unreadable(reader) == list(reasons), 3)
 
     def until_gone(self, times: int, place: int = 0) -> None:
         def holds(events: list[ReaderEvent]) -> bool:
@@ -365,17 +381,39 @@ def test_nonsense_from_any_exchange_on_is_no_identity(venue: Venue) -> None:
 
 @pytest.mark.parametrize("exchange", [1, 3])
 def test_a_card_that_falls_silent_in_the_middle(venue: Venue, exchange: int) -> None:
-    card = CpuCard(before=lambda number: None if number == exchange else b"")
-    venue.fields[0].present(card)
-    venue.log.wait_for(lambda _: len(venue.log.of(READERS[0])) == 2)  # up, seen
+    """On two readers at once; the third goes on meanwhile."""
+    for place in (0, 2):
+        card = CpuCard(before=lambda number: None if number == exchange else b"")
+        venue.fields[place].present(card)
+        venue.log.wait_for(lambda _, place=place: len(venue.log.of(READERS[place])) == 2)
     for n in range(1, 4):
         venue.fields[1].present(WANG)
-        venue.until_numbers(*["55667788"] * n, place=1, seconds=0.5)
+        venue.until_numbers(*["55667788"] * n, place=1, seconds=0.8)
         venue.fields[1].remove()
         venue.until_gone(n, place=1)
-    venue.until_unreadable(Unreadable.TIMEOUT)
-    venue.fields[0].present(LI)
-    venue.until_numbers("11223344")
+    for place in (0, 2):
+        venue.until_unreadable(Unreadable.TIMEOUT, place=place)
+        venue.fields[place].present(LI)
+        venue.until_numbers("11223344", place=place)
+
+
+@pytest.mark.parametrize("exchange", [0, 3])
+def test_a_worker_that_is_killed_in_the_middle(venue: Venue, exchange: int) -> None:
+    def kill(number: int) -> bytes:
+        if number == exchange:
+            os.kill(venue.worker(), signal.SIGKILL)
+            time.sleep(0.1)
+        return b""
+
+    venue.fields[0].present(CpuCard(before=kill))
+    venue.log.wait_for(lambda events: ReaderDown(READERS[0], Down.FAILED) in events, 3)
+    venue.fields[1].present(WANG)
+    venue.until_numbers("55667788", place=1)
+    venue.log.wait_for(lambda events: events.count(ReaderUp(READERS[0])) == 2, 5)
+    assert venue.log.unreadable() == [Unreadable.BAD_ANSWER]
+    whole = CpuCard()
+    venue.fields[0].present(whole)
+    venue.until_numbers(whole.number)
 
 
 def test_a_reader_that_is_unplugged_at_any_exchange(venue: Venue) -> None:
