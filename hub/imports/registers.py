@@ -9,6 +9,7 @@ that people are renamed.
 Dates are in the district's time zone; an end given as a date counts with its whole day.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from datetime import datetime
@@ -36,12 +37,19 @@ from hub.imports.draft import (
 )
 from hub.imports.people import LEFT, People
 from hub.imports.rows import Row
-from hub.imports.words import CARD_FORMATS, VOTES, Register, Votes
+from hub.imports.words import CARD_FORMATS, VOTES, InTheCard, Register, Votes
 from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.policies import GRACE_MINUTES, OPENS_BEFORE_MINUTES
 from hub.store.statement_query import standing_of
-from protocol.credential import CardNumberFormat, Credential, InvalidCredentialError, uid_from
+from protocol.credential import (
+    CardNumberFormat,
+    Credential,
+    InvalidCredentialError,
+    classic_sector_credential,
+    cpu_file_credential,
+    uid_from,
+)
 
 MAX_MEETING_MINUTES: Final = 24 * 60
 
@@ -700,11 +708,50 @@ def _card_number(row: Row) -> Credential | None:
     if number_format is None:
         row.fail("format", "不认识：应为" + "、".join(CARD_FORMATS) + "之一")
         return None
+    if isinstance(number_format, InTheCard):
+        return _in_the_card(row, number, number_format)
+    if row.has("issuer"):
+        row.fail("issuer", "这种格式的卡号没有发卡方：请空着")
+        return None
     try:
         return uid_from(number, number_format)
     except InvalidCredentialError:
         row.fail("number", _why(number, number_format))
         return None
+
+
+def _in_the_card(row: Row, number: str, scheme: InTheCard) -> Credential | None:
+    """A number that a device reads from the card's content."""
+    digits = re.sub(r"[ :-]", "", number)
+    is_hex = re.fullmatch(r"(?:[0-9A-Fa-f]{2})+", digits) is not None
+    match scheme:
+        case InTheCard.CPU_FILE:
+            issuer = row.code("issuer", spaced=True)
+            if issuer is None:
+                return None
+            issuer = re.sub(r"[ :-]", "", issuer)
+            if not re.fullmatch(r"[0-9A-Fa-f]{16}", issuer):
+                row.fail("issuer", "应为16位十六进制数字")
+            elif not is_hex:
+                row.fail("number", "应为偶数位的十六进制数字，如20位的序列号")
+            elif not digits.strip("0") or not digits.upper().strip("F"):
+                row.fail("number", "全是0或F，不是卡号")
+            else:
+                return cpu_file_credential(issuer, digits)
+        case InTheCard.CLASSIC_SECTOR:
+            numbering = row.code("issuer")
+            if numbering is None or row.code("number") is None:
+                return None
+            if not number.strip("0"):
+                row.fail("number", "全是0，不是卡号")
+                return None
+            try:
+                return classic_sector_credential(numbering, number)
+            except InvalidCredentialError:
+                row.fail("number", "含有看不见的字符：请重新填写卡号和发卡方代码")
+        case _:
+            assert_never(scheme)
+    return None
 
 
 def _why(number: str, number_format: CardNumberFormat) -> str:

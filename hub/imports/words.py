@@ -10,7 +10,7 @@ from typing import Final
 
 from hub.domain.terms import Body, MeetingKind, Office, OrgKind, Term
 from hub.imports.rows import Columns
-from protocol.credential import CardNumberFormat
+from protocol.credential import CLASSIC_SECTOR_SCHEME, CPU_FILE_SCHEME, CardNumberFormat
 
 
 class Register(Term):
@@ -31,7 +31,7 @@ COLUMNS: Final[Mapping[Register, Columns]] = {
     Register.OFFICES: Columns(("member", "organisation", "office", "from"), ("to",)),
     Register.VENUES: Columns(("code", "name", "organisation")),
     Register.PLACEMENTS: Columns(("device", "venue", "from"), ("to",)),
-    Register.CARDS: Columns(("card", "member", "format", "number", "from"), ("to",)),
+    Register.CARDS: Columns(("card", "member", "format", "number", "from"), ("to", "issuer")),
     Register.MEETINGS: Columns(
         ("code", "organisation", "kind", "title", "venue", "start", "end"), ("grace_minutes",)
     ),
@@ -122,6 +122,7 @@ HEADINGS: Final[Mapping[Register, Mapping[str, tuple[str, ...]]]] = {
         "number": ("卡号", "物理卡号", "芯片号", "芯片卡号", "UID"),
         "from": ("开始日期", "发卡日期", "领卡日期", "启用日期", *_FROM[1:]),
         "to": (*_TO, "停用日期", "退卡日期"),
+        "issuer": ("发卡方代码",),
     },
     Register.MEETINGS: {
         "code": ("会议编号", "编号", "活动编号"),
@@ -135,7 +136,15 @@ HEADINGS: Final[Mapping[Register, Mapping[str, tuple[str, ...]]]] = {
     },
 }
 
-CARD_FORMATS: Final[Mapping[str, CardNumberFormat]] = {
+
+class InTheCard(StrEnum):
+    """Numbers that stand in a card's files or sectors, by the scheme of their credentials."""
+
+    CPU_FILE = CPU_FILE_SCHEME
+    CLASSIC_SECTOR = CLASSIC_SECTOR_SCHEME
+
+
+CARD_FORMATS: Final[Mapping[str, CardNumberFormat | InTheCard]] = {
     "hex": CardNumberFormat.HEX,
     "十六进制": CardNumberFormat.HEX,
     "hex-reversed": CardNumberFormat.HEX_REVERSED,
@@ -143,6 +152,10 @@ CARD_FORMATS: Final[Mapping[str, CardNumberFormat]] = {
     "dec10": CardNumberFormat.DEC10,
     "十位十进制": CardNumberFormat.DEC10,
     "dec8": CardNumberFormat.DEC8,
+    "cpu-file": InTheCard.CPU_FILE,
+    "卡内文件": InTheCard.CPU_FILE,
+    "classic-sector": InTheCard.CLASSIC_SECTOR,
+    "卡内扇区": InTheCard.CLASSIC_SECTOR,
 }
 
 
@@ -194,7 +207,7 @@ def allowed(register: Register, column: str) -> tuple[str, ...]:
         case Register.OFFICES, "office":
             return tuple(each.zh for each in Office)
         case Register.CARDS, "format":
-            return ("十六进制", "十六进制反序", "十位十进制")
+            return ("十六进制", "十六进制反序", "十位十进制", "卡内文件", "卡内扇区")
         case Register.MEETINGS, "kind":
             return tuple(each.zh for each in MeetingKind)
         case _:
@@ -248,12 +261,19 @@ EXPLAINED: Final[Mapping[Register, Mapping[str, tuple[str, str]]]] = {
         "card": ("印在卡面上的编号，或自己编", "K0001"),
         "member": ("持卡人的党员编号；还没发出的卡空着", "M001"),
         "format": (
-            "卡号是怎样写的：读卡器显示的顺序为十六进制，十位数字的为十位十进制",
+            "读卡器显示的顺序为十六进制，十位数字的为十位十进制；设备读卡内文件、扇区的另选",
             "十六进制",
         ),
-        "number": ("芯片的号码；十位十进制不能丢前面的0", "04A1B2C3D4E5F6"),
+        "number": (
+            "芯片的号码；十位十进制不能丢前面的0；卡内文件填序列号，卡内扇区填扇区里的号码",
+            "04A1B2C3D4E5F6",
+        ),
         "from": ("从这一天起，如 2026-07-01；还没发出的卡空着", "2026-01-01"),
         "to": (_TO_HERE, ""),
+        "issuer": (
+            "卡内文件填发卡方代码（16位），卡内扇区填设备设置里的issuer；其他格式空着",
+            "",
+        ),
     },
     Register.MEETINGS: {
         "code": (_CODE_HERE, "HY20260701"),

@@ -15,6 +15,12 @@ from hub.imports.registers import draw_up
 from hub.imports.rows import AS_TEXT, Columns, Problem, Row, rows_of
 from hub.imports.words import Register
 from hub.store import schema as s
+from protocol.credential import (
+    Credential,
+    classic_sector_credential,
+    cpu_file_credential,
+    uid_credential,
+)
 from tests.hub.world import LONG_AGO, Entry, World, public_id
 
 NOW = LONG_AGO
@@ -121,6 +127,33 @@ def test_the_files_of_a_district_are_taken_and_the_same_files_change_nothing(
         assert [(report.added, report.changed) for report in again] == [(0, 0)] * 7
         assert [report.unchanged for report in again] == [report.rows for report in first]
         assert held(conn) == before
+
+
+def test_numbers_that_stand_in_a_card_are_those_that_devices_read(engine: Engine) -> None:
+    text = (
+        "card,member,format,number,from,issuer\n"
+        "k1,m1,cpu-file,0000 0000 0000 0012 3abc,2026-01-01,33-01-00-00-12-34-56-78\n"
+        "k2,m2,卡内扇区,A-20230815,2026-01-01,campus\n"
+        "k2,m2,hex,AABBCCDD,2026-01-01,\n"
+    )
+    read = {
+        cpu_file_credential("3301000012345678", "00000000000000123ABC"): "k1",
+        classic_sector_credential("campus", "A-20230815"): "k2",
+        uid_credential(bytes.fromhex("AABBCCDD")): "k2",
+    }
+    with engine.begin() as conn:
+        take_all(conn)
+        report = take(conn, Register.CARDS, text)
+        assert report.problems == ()
+        assert report.added == 3
+        c = s.credentials.c
+        rows = conn.execute(
+            select(c.scheme, c.issuer, c.value, s.cards.c.code)
+            .join(s.cards, s.cards.c.id == c.card_id)
+            .where(s.cards.c.code.in_(["k1", "k2"]))
+        )
+        assert {Credential(*number): code for *number, code in rows} == read
+        assert take(conn, Register.CARDS, text).unchanged == 3
 
 
 @pytest.mark.parametrize(
@@ -275,6 +308,36 @@ BAD: list[tuple[Register, str, list[tuple[int | None, str | None]]]] = [
         Register.CARDS,
         "card,member,format,number,from,to\nn1,m1,hex,11223344,2026-01-01,\n",
         [(2, "number")],
+    ),
+    (
+        Register.CARDS,
+        (
+            "card,member,format,number,from,issuer\n"
+            "n1,m1,cpu-file,00000000000000123456,2026-01-01,\n"
+            "n2,m1,cpu-file,00000000000000123456,2026-01-01,330100001234567\n"
+            "n3,m1,cpu-file,0000000000000012345,2026-01-01,3301000012345678\n"
+            "n4,m1,cpu-file,00000000000000000000,2026-01-01,3301000012345678\n"
+            "n5,m1,卡内文件,FFFFFFFFFFFFFFFFFFFF,2026-01-01,3301000012345678\n"
+            "n6,m1,classic-sector,20230815,2026-01-01,\n"
+            "n7,m1,classic-sector,2023 0815,2026-01-01,campus\n"
+            "n8,m1,卡内扇区,0000,2026-01-01,campus\n"
+            "n9,m1,classic-sector,12\u200b34,2026-01-01,campus\n"
+            "n10,m1,hex,AABBCCDD,2026-01-01,campus\n"
+            "n11,m1,classic-sector,1.10101E+17,2026-01-01,campus\n"
+        ),
+        [
+            (2, "issuer"),
+            (3, "issuer"),
+            (4, "number"),
+            (5, "number"),
+            (6, "number"),
+            (7, "issuer"),
+            (8, "number"),
+            (9, "number"),
+            (10, "number"),
+            (11, "issuer"),
+            (12, "number"),
+        ],
     ),
     (
         Register.CARDS,
