@@ -3,9 +3,9 @@
 With each meeting comes its board: what a screen at the door may show of it. A device is sent a
 roster when it says hello, and when a heartbeat comes and the roster has changed since, which may be
 a figure of a board; while a meeting is open, with each heartbeat, so that an old board at the door
-is one of a hub that cannot be heard. Sealed to the device (protocol.roster); never kept, never retained. A venue
-that expects more cards than a roster holds gets an empty one: its door then shows the neutral
-light.
+is one of a hub that cannot be heard. Sealed to the device (protocol.roster); never kept, never
+retained. A venue that expects more cards than a roster holds gets an empty one: its door then shows
+the neutral light.
 """
 
 import hashlib
@@ -39,8 +39,7 @@ log = structlog.get_logger(__name__)
 AHEAD_MS: Final = 12 * 3600 * 1000
 """A roster speaks of the meetings whose check-in opens within this."""
 RENEW_MS: Final = 25_000
-"""While a meeting is open, a roster that is older than this is sent again: heartbeats come each half
-minute."""
+"""While a meeting is open, what is older is sent again: heartbeats come each half minute."""
 
 _Meeting = tuple[AtTheDoor, Board]
 
