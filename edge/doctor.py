@@ -3,6 +3,7 @@
 Looks at each thing the way of a tap needs, by itself and without the daemon; changes nothing.
 """
 
+import errno
 import os
 import shutil
 import socket
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from edge.clock import SystemClock
-from edge.config import Config
+from edge.config import Config, ConfigError, card_plan
 from edge.enrol import KEYS_FILE, IdentityError, Keys, load_identity
 from edge.readers.nfc import TAKEN, NfcReaders
 from edge.readers.pcsc import PcscReaders
 from edge.readers.supervised import STARTING
+from edge.readers.wedge import explained, open_device
 from edge.store import DAMAGED, FILE_NAME, FORMER, JournalError, JournalReader, is_recording
 from protocol.topics import Broker
 
@@ -47,6 +49,8 @@ def examine(config: Config) -> list[Finding]:
         findings += _readers()
     if config.readers.nfc:
         findings += _chips(config)
+    findings += _wedges(config)
+    findings += _cards(config)
     findings += _clock(config)
     try:
         for part in (_storage(data), _journal(data), _enrolment(config), _daemon(data)):
@@ -124,6 +128,36 @@ def _chips(config: Config) -> Iterator[Finding]:
                 what=f"reader {each.reader}: {each.trouble}",
                 advice="Its board, its wires, and what is set as readers.nfc.device.",
             )
+
+
+def _wedges(config: Config) -> Iterator[Finding]:
+    for each in config.readers.wedge:
+        wedge = each.wedge
+        try:
+            os.close(open_device(wedge.device))
+        except OSError as error:
+            if error.errno == errno.EBUSY and is_recording(config.edge.data):
+                yield Finding(good=True, what=f"reader: {wedge.reader}, which shuaka-edge has")
+                continue
+            yield Finding(
+                good=False,
+                what=f"reader {wedge.reader}: {explained(error, wedge.device)[1]}",
+                advice="Its cable, what is set as readers.wedge.device, and whether the service's"
+                " user is in the group input (`id shuaka-edge`).",
+            )
+        else:
+            yield Finding(good=True, what=f"reader: {wedge.reader}")
+
+
+def _cards(config: Config) -> Iterator[Finding]:
+    try:
+        card_plan(config.cards)
+    except ConfigError as error:
+        yield Finding(
+            good=False, what=f"cards: {error}", advice="Until then shuaka-edge does not start."
+        )
+    else:
+        yield Finding(good=True, what=f"cards are read by {', '.join(config.cards.profiles)}")
 
 
 def _clock(config: Config) -> Iterator[Finding]:

@@ -239,7 +239,7 @@ class _Reader:
                 finally:
                     os.close(descriptor)
             except OSError as error:
-                self._down(*_explained(error, self._wedge.device))
+                self._down(*explained(error, self._wedge.device))
             except Exception as error:  # noqa: BLE001 - else no card would be seen again
                 _log.exception("%s: failed", self._name)
                 self._down(Down.FAILED, f"failed ({error!r})")
@@ -300,7 +300,8 @@ class _Reader:
             self._emit(ReaderDown(self._name, reason))
 
 
-def _explained(error: OSError, device: Path) -> tuple[Down, str]:
+def explained(error: OSError, device: Path) -> tuple[Down, str]:
+    """Why `device` cannot be used, and the same in words."""
     match error.errno:
         case errno.ENOENT | errno.ENODEV | errno.ENXIO | errno.EIO:
             return Down.UNPLUGGED, f"{device}: the reader is not connected"

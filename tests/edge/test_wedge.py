@@ -16,6 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge import doctor
+from edge.cards.settings import CardsSection, ClassicSectorSection, ProfileName
+from edge.config import Config, ReadersSection, WedgeSection
 from edge.readers import (
     CardGone,
     CardRead,
@@ -381,3 +384,50 @@ def test_the_layout_is_the_kernel_s() -> None:
         assert EVENT.pack(1, 2, 3, 4, -5) == bytes.fromhex(
             "0100000000000000020000000000000003000400fbffffff"
         )
+
+
+# --- doctor ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("failure", "recording", "told"),
+    [
+        (0, False, "ok reader: wedge door"),
+        (errno.EBUSY, True, "ok reader: wedge door, which shuaka-edge has"),
+        (errno.EBUSY, False, "TODO reader wedge door: /dev/door: another program has it"),
+        (errno.ENOENT, True, "TODO reader wedge door: /dev/door: the reader is not connected"),
+        (errno.EACCES, True, "TODO reader wedge door: /dev/door: this user may not read it"),
+    ],
+)
+def test_the_doctor_looks_at_it_and_takes_it_from_nobody(
+    monkeypatch: pytest.MonkeyPatch, failure: int, recording: bool, told: str
+) -> None:
+    def open_(path: Path) -> int:
+        if failure:
+            raise OSError(failure, os.strerror(failure), str(path))
+        return os.open(os.devnull, os.O_RDONLY)
+
+    monkeypatch.setattr(doctor, "open_device", open_)
+    monkeypatch.setattr(doctor, "is_recording", lambda _: recording)
+    wedges = (WedgeSection(Path("/dev/door")),)
+    before = descriptors()
+    findings = doctor._wedges(Config(readers=ReadersSection(pcsc=False, wedge=wedges)))
+    lines = [f"{'ok' if each.good else 'TODO'} {each.what}" for each in findings]
+    assert len(lines) == 1
+    assert lines[0].startswith(told)
+    assert descriptors() == before
+
+
+def test_the_doctor_says_that_a_key_keeps_the_service_from_starting(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    sector = ClassicSectorSection(issuer="campus", key_file=key)
+    section = CardsSection((ProfileName.CLASSIC_SECTOR,), sector)
+    config = Config(cards=section)
+    (finding,) = doctor._cards(config)
+    assert not finding.good
+    assert str(key) in finding.what
+    assert "does not start" in finding.advice
+    key.write_text("A0A1A2A3A4A5")
+    key.chmod(0o600)
+    (finding,) = doctor._cards(config)
+    assert (finding.good, finding.what) == (True, "cards are read by classic-sector")
