@@ -489,6 +489,8 @@ from smartcard.scard import *
 _, context = SCardEstablishContext(SCARD_SCOPE_USER)
 code, card, protocol = SCardConnect(context, sys.argv[1], SCARD_SHARE_SHARED, 3)
 assert code == 0, hex(code)
+if sys.argv[2] == "holds":
+    assert SCardBeginTransaction(card) == 0
 print("connected", flush=True)
 sys.stdin.readline()
 for _ in range(20):
@@ -497,6 +499,27 @@ for _ in range(20):
 SCardDisconnect(card, SCARD_LEAVE_CARD)
 print("done", flush=True)
 """
+
+
+@contextmanager
+def other_program(venue: Venue, card: Card, how: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """`card` lies there; another program is connected with it before our worker goes on."""
+    with paused(venue.worker()):
+        venue.fields[0].present(card)
+        assert venue.fields[0].wait_seen()
+        time.sleep(0.1)
+        other = subprocess.Popen(
+            [sys.executable, "-c", OTHER_PROGRAM, READERS[0], how],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"connected\n"
+    with other:
+        try:
+            yield other
+        finally:
+            other.kill()
 
 
 @contextmanager
@@ -512,36 +535,42 @@ def test_what_another_program_says_to_the_card_in_between_changes_no_identity(
     venue: Venue,
 ) -> None:
     """It selects another application whenever it is let in; that one's file holds other numbers."""
-    started = threading.Event()
+    begin, others_turn = threading.Event(), threading.Event()
 
     def slowly(number: int) -> bytes:
-        if started.is_set():
-            time.sleep(0.02)
-        elif number == 0:
-            started.set()
-            assert other.stdin is not None
-            other.stdin.write(b"\n")
-            other.stdin.flush()
+        if number == 0:
+            begin.set()
+            assert others_turn.wait(5)
             time.sleep(0.1)
+        else:
+            time.sleep(0.02)
         return b""
 
     card = CpuCard(before=slowly)
-    with paused(venue.worker()):
-        venue.fields[0].present(card)
-        assert venue.fields[0].wait_seen()
-        time.sleep(0.1)
-        other = subprocess.Popen(
-            [sys.executable, "-c", OTHER_PROGRAM, READERS[0]],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+    with other_program(venue, card, "speaks") as other:
+        assert begin.wait(5)
+        assert other.stdin is not None
+        other.stdin.write(b"\n")
+        other.stdin.flush()
+        others_turn.set()
+        venue.until_numbers(card.number)
         assert other.stdout is not None
-        assert other.stdout.readline() == b"connected\n"
-    with other:
-        try:
-            venue.until_numbers(card.number)
-            assert select.select([other.stdout], [], [], 5)[0]
-            assert other.stdout.readline() == b"done\n"  # nor is it kept out
-        finally:
-            other.kill()
-    assert started.is_set()
+        assert select.select([other.stdout], [], [], 5)[0]
+        assert other.stdout.readline() == b"done\n"  # nor is it kept out
+
+
+def test_a_card_that_takes_anothers_place_while_a_program_holds_the_reader_is_itself(
+    venue: Venue,
+) -> None:
+    """The worker waits for the reader with the first card in mind, and gets it with the second."""
+    with other_program(venue, LI, "holds") as other:
+        venue.log.wait_for(lambda _: len(venue.log.of(READERS[0])) == 2)  # up, seen
+        time.sleep(0.1)
+        venue.fields[0].present(WANG)
+        assert venue.fields[0].wait_seen()
+        time.sleep(0.05)
+        other.kill()
+        venue.until_numbers("55667788")
+    time.sleep(0.3)
+    venue.until_numbers("55667788")
+    venue.until_unreadable(Unreadable.REMOVED)
