@@ -14,13 +14,23 @@ from gpiozero.pins.mock import MockFactory, MockPWMPin
 
 from edge import daemon as module
 from edge import enrol
-from edge.config import Config, EdgeSection, FeedbackSection
+from edge.cards.settings import CardsSection, ClassicSectorSection, ProfileName
+from edge.config import (
+    Config,
+    EdgeSection,
+    FeedbackSection,
+    NfcSection,
+    ReadersSection,
+    WedgeSection,
+)
 from edge.daemon import NO_IDENTITY, Daemon
 from edge.enrol import Keys
 from edge.feedback import Notice, Outcome, Standing
 from edge.feedback.console import Console
 from edge.feedback.gpio import PinNumbers, Pins
 from edge.feedback.sound import Sound
+from edge.readers.nfc import NfcReaders
+from edge.readers.pcsc import PcscReaders
 from edge.readers.simulated import Plug, Present, Remove, SimulatedReaders, Step
 from protocol.credential import Credential
 from protocol.identity import OpeningKey, SigningKey
@@ -50,6 +60,28 @@ def taps() -> Iterator[Step]:
 class AtADoor(Daemon):
     def _readers(self) -> list[SimulatedReaders]:
         return [SimulatedReaders(taps(), lambda: 1)]
+
+
+def test_what_the_configuration_names_reads_cards_as_it_says(tmp_path: Path) -> None:
+    assert [type(each) for each in module.inputs(Config())] == [PcscReaders]
+    key = tmp_path / "key"
+    key.write_text("A0A1A2A3A4A5")
+    key.chmod(0o600)
+    profiles = (ProfileName.CPU_FILE, ProfileName.CLASSIC_SECTOR)
+    config = Config(
+        readers=ReadersSection(
+            nfc=(NfcSection("/dev/ttyS0"),), wedge=(WedgeSection(Path("/dev/door")),)
+        ),
+        cards=CardsSection(profiles, ClassicSectorSection(issuer="campus", key_file=key)),
+    )
+    pcsc, nfc, wedge = module.inputs(config)
+    assert isinstance(pcsc, PcscReaders)
+    assert isinstance(nfc, NfcReaders)
+    for plan in (pcsc._cards, nfc._readers[0]._cards):
+        assert plan.profiles == profiles
+        assert plan.sector is not None
+        assert plan.sector.key == bytes.fromhex("A0A1A2A3A4A5")
+    assert [each.reader for each in wedge.health().readers] == ["wedge door"]
 
 
 def test_what_the_configuration_names_shows_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:

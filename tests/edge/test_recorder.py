@@ -272,6 +272,17 @@ def test_a_meeting_that_opens_between_two_taps_gets_its_own(place: Place) -> Non
     assert taps_on_disk(place.data) == 2
 
 
+def test_how_hard_a_card_is_to_copy_goes_with_its_tap(place: Place) -> None:
+    place.start()
+    for number, assurance in enumerate(Assurance):
+        place.recorder.reader_event(replace(card(number, 1_000), assurance=assurance))
+    place.wait(len(Assurance))
+    with closing(JournalReader(place.data)) as reader:
+        (epoch,) = reader.epochs()
+        taps = [decode_entry(entry) for _, entry, *_ in reader.entries(epoch.epoch)]
+    assert [tap.assurance for tap in taps if isinstance(tap, Tap)] == list(Assurance)
+
+
 ON_THE_FIRST = datetime(2026, 7, 1, 0, 0, tzinfo=timezone(timedelta(hours=8)))
 
 
