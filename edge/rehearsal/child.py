@@ -170,7 +170,12 @@ class _Nobody:
 def main() -> None:
     """Rehearses the task on standard input until told to stop."""
     os.umask(0o077)
-    task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return  # whoever started it is gone
+    task = msgspec.json.decode(line, type=Task)
+    if not Path(task.scratch).is_dir():
+        return
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO if task.verbose else logging.ERROR,

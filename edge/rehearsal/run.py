@@ -440,7 +440,11 @@ class _Child:
             os.close(write_end)
         self._thread = threading.Thread(target=self._read, args=(read_end,), daemon=True)
         self._thread.start()
-        self._write(msgspec.structs.replace(task, lights=write_end))
+        try:
+            self._write(msgspec.structs.replace(task, lights=write_end))
+        except BaseException:
+            self.kill()
+            raise
 
     def tell(self, *commands: Command) -> None:
         for command in commands:

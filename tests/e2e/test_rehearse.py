@@ -55,9 +55,11 @@ class Site:
         return [each.name for each in data.iterdir() if each.name.startswith("rehearsal")]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture
 def site(request: pytest.FixtureRequest, rig_dir: Path) -> Iterator[Site]:
-    database = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
+    """On SQLite, unless a test asks for both."""
+    is_postgres = getattr(request, "param", "") == "postgres"
+    database = request.getfixturevalue("postgres_url") if is_postgres else ""
     with ExitStack() as stack:
         mosquitto = stack.enter_context(Mosquitto(rig_dir / "mosquitto"))
         broker = f"mqtt://127.0.0.1:{mosquitto.port}"
@@ -80,6 +82,7 @@ def value_of(output: str, title: str) -> str:
     return found[1]
 
 
+@pytest.mark.parametrize("site", ["sqlite", "postgres"], indirect=True)
 @pytest.mark.timeout(240)
 def test_a_venue_is_tried_and_nothing_of_it_counts(site: Site) -> None:
     credentials = site.at_hub("credentials")
