@@ -9,9 +9,9 @@ Neither kind has white: a neutral outcome is the buzzer alone. Red and green at 
 times between commands are kept by the caller, since a reader that blinks by itself does nothing
 else meanwhile.
 
-Sources: ACS, "ACR122U Application Programming Interface" 2.04, 6.2 (bi-colour LED and buzzer
-control); ACS, "ACR1252U Reference Manual", LED control and buzzer control (escape commands). Tried
-on no real reader.
+Sources: ACS, "ACR122U Application Programming Interface" 2.04 (bi-colour LED and buzzer control;
+buzzer output for card detection); ACS, "ACR1252U Reference Manual" (LED control, buzzer control).
+Tried on no real reader.
 """
 
 from collections.abc import Callable
@@ -57,6 +57,12 @@ class Lamp(Protocol):
         """Whether the commands may also go where commands to a card go."""
 
     @property
+    def hush(self) -> bytes | None:
+        """So that the reader does not beep of itself when a card comes: that would be taken for
+        recorded. The reader forgets it when it is unplugged.
+        """
+
+    @property
     def dark(self) -> bytes:
         """Lamp off."""
 
@@ -83,6 +89,7 @@ class Acr122u:
     """
 
     by_card = True
+    hush: bytes | None = bytes.fromhex("FF00520000")
     dark = bytes.fromhex("FF00400C0400000000")
 
     _LONGEST_BEEP_MS = 200
@@ -114,6 +121,7 @@ class Acr1252:
     """`E0 00 00 29 01 <lamps>` and `E0 00 00 28 01 <hundredths of a second>`: ACR1252, ACR1552."""
 
     by_card = False
+    hush: bytes | None = None  # theirs would be kept for good, also for whoever uses it next
     dark = bytes.fromhex("E00000290100")
 
     def steps(self, outcome: Outcome) -> tuple[Step, ...]:

@@ -79,27 +79,34 @@ class _Player:
         self._tell = tell
         self._trouble = ""
         self._lit = False
+        self._hushed = lamp.hush is None
         self._escapes = True
         self._rests_until = float("-inf")
 
     def run(self) -> None:
         while True:
-            signal = self._signals.take(_FORGOTTEN_S if self._lit else None)
-            if time.monotonic() < self._rests_until:
-                self._lit = False
-                continue
-            try:
-                with _link(self._reader) as link:
-                    if self._lit:
-                        self._put_out(link)
-                    if signal is not None and not _late(signal):
-                        self._play(link, Outcome[signal.outcome])
-            except LampError as error:
-                self._lit = False
-                if meaning(error.code).kind not in _PASSING:
-                    self._note(str(error))
-            except Exception as error:  # noqa: BLE001 - a lamp is no reason to end
-                self._note(repr(error))
+            self._show(self._signals.take(_FORGOTTEN_S if self._lit else None))
+
+    def _show(self, signal: Signal | None) -> None:
+        """Shows it; without one, puts out what an ended outcome left on."""
+        if time.monotonic() < self._rests_until:
+            self._lit = False
+            return
+        try:
+            with _link(self._reader) as link:
+                if not self._hushed and self._lamp.hush is not None:
+                    self._send(link, self._lamp.hush)
+                    self._hushed = True
+                if self._lit:
+                    self._put_out(link)
+                if signal is not None and not _late(signal):
+                    self._play(link, Outcome[signal.outcome])
+        except LampError as error:
+            self._lit = False
+            if meaning(error.code).kind not in _PASSING:
+                self._note(str(error))
+        except Exception as error:  # noqa: BLE001 - a lamp is no reason to end
+            self._note(repr(error))
 
     def _put_out(self, link: "_Link") -> None:
         self._send(link, self._lamp.dark)
