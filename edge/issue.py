@@ -371,7 +371,9 @@ def read_list(path: Path) -> list[str]:
         except UnicodeDecodeError:
             raise IssueError(f"{path}: is text neither in UTF-8 nor in GB 18030") from None
     try:
-        rows = [(row[0].strip() if row else "") for row in csv.reader(io.StringIO(text))]
+        rows = [
+            (row[0].strip() if row else "") for row in csv.reader(io.StringIO(text), strict=True)
+        ]
     except csv.Error as error:
         raise IssueError(f"{path}: is no CSV: {error}") from error
     lines: dict[str, int] = {}
@@ -745,15 +747,17 @@ class Station:
                 return shown[int(text) - 1]
             if not text:
                 continue
-            found = self._tried(lambda text=text: self._desk.members(text, SHOWN))  # type: ignore[misc]
-            if found is None:
+            answer = self._tried(lambda text=text: self._desk.members(text, SHOWN))  # type: ignore[misc]
+            if answer is None:
                 continue
-            shown, total = found
-            exact = [each for each in shown if each.code.casefold() == text.casefold()]
+            found, total = answer
+            exact = [each for each in found if each.code.casefold() == text.casefold()]
             if len(exact) == 1 or total == 1:
-                return (exact or list(shown))[0]
-            if not shown:
+                return (exact or list(found))[0]
+            if not found:
                 self._say(f"Nobody in this token's sub-tree is {plain(text)!r}.")
+                continue
+            shown = found
             for number, each in enumerate(shown, 1):
                 self._say(f"  {number}. {each}")
             if total > len(shown):
