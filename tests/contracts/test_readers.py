@@ -182,7 +182,7 @@ def test_a_card_is_seen_and_read_and_gone(up: Stand) -> None:
 def test_a_card_that_lies_there_is_told_once(up: Stand) -> None:
     up.harness.present(LI)
     up.until_read(0, LI)
-    time.sleep(1.5)
+    time.sleep(1)
     assert [type(event) for event in up.of(0)] == [ReaderUp, CardSeen, CardRead]
 
 

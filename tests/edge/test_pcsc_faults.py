@@ -361,22 +361,24 @@ NONSENSE = {
 
 
 def test_nonsense_from_any_exchange_on_is_no_identity(venue: Venue) -> None:
-    worker = venue.worker()
-    cards = itertools.product(NONSENSE.items(), range(CpuCard.EXCHANGES))
-    for n, ((name, nonsense), first) in enumerate(cards, 1):
-        venue.fields[0].present(
-            CpuCard(
-                before=lambda exchange, first=first, nonsense=nonsense: (
-                    nonsense if exchange >= first else b""
-                )
-            )
-        )
-        venue.log.wait_for(lambda _, n=n: len(venue.log.unreadable(READERS[0])) == n, 3)
-        assert venue.log.numbers() == [], f"{name} from exchange {first}"
-    whole = CpuCard()
-    venue.fields[0].present(whole)
-    venue.until_numbers(whole.number)
-    assert venue.worker() == worker  # nothing had to be ended for it
+    workers = [venue.worker(reader) for reader in READERS]
+    kinds = list(itertools.product(NONSENSE.items(), range(CpuCard.EXCHANGES)))
+    for n in range(0, len(kinds), len(READERS)):
+        for place, ((_, nonsense), first) in enumerate(kinds[n : n + len(READERS)]):
+            venue.fields[place].present(CpuCard(before=_from(first, nonsense)))
+        told = min(n + len(READERS), len(kinds))
+        venue.log.wait_for(lambda _, told=told: len(venue.log.unreadable()) == told, 5)
+        assert venue.log.numbers() == [], kinds[n : n + len(READERS)]
+    for place in range(len(READERS)):
+        whole = CpuCard(serial=place + 1)
+        venue.fields[place].present(whole)
+        venue.until_numbers(whole.number, place=place)
+    # Nothing had to be ended for it.
+    assert [venue.worker(reader) for reader in READERS] == workers
+
+
+def _from(first: int, nonsense: bytes) -> Callable[[int], bytes]:
+    return lambda exchange: nonsense if exchange >= first else b""
 
 
 @pytest.mark.parametrize("exchange", [1, 3])
