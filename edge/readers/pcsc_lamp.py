@@ -13,7 +13,7 @@ It does nothing for a reader of a kind that edge.feedback.reader does not know.
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import smartcard.scard
@@ -51,11 +51,15 @@ NOT_ALLOWED: Final = (
 
 
 class LampError(Exception):
-    """A command was not carried out; `code` is PC/SC's result, 0 where the reader refused."""
+    """A command was not carried out; `code` is PC/SC's result, 0 where that was in order."""
 
     def __init__(self, code: int, words: str) -> None:
         super().__init__(words)
         self.code = code
+
+
+class LampRefusedError(LampError):
+    """The reader itself said no."""
 
 
 def start(reader: str, signals: Latest[Signal], tell: Callable[[str], None]) -> None:
@@ -95,7 +99,10 @@ class _Player:
         try:
             with _link(self._reader) as link:
                 if not self._hushed and self._lamp.hush is not None:
-                    self._send(link, self._lamp.hush)
+                    with suppress(
+                        LampRefusedError
+                    ):  # it may not know how; it can show all the same
+                        self._send(link, self._lamp.hush)
                     self._hushed = True
                 if self._lit:
                     self._put_out(link)
@@ -230,4 +237,4 @@ def _check(code: int) -> None:
 
 def _agreed(answer: bytes) -> None:
     if answer[:1] and answer[0] & 0xF0 == 0x60:  # a status word that is an error
-        raise LampError(0, f"the reader refuses a command (its answer: {answer.hex()})")
+        raise LampRefusedError(0, f"the reader refuses a command (its answer: {answer.hex()})")
