@@ -99,9 +99,7 @@ class _Player:
         try:
             with _link(self._reader) as link:
                 if not self._hushed and self._lamp.hush is not None:
-                    with suppress(
-                        LampRefusedError
-                    ):  # it may not know how; it can show all the same
+                    with suppress(LampRefusedError):  # it can show all the same
                         self._send(link, self._lamp.hush)
                     self._hushed = True
                 if self._lit:

@@ -290,9 +290,7 @@ def test_a_lamp_that_fails_is_told_once_and_no_cards_fault(
 
 @dataclass(frozen=True)
 class Bypass:
-    """A card on a reader that takes its own commands out of what is meant for the card, and does not
-    know all of them.
-    """
+    """A card on a reader that takes its own commands out of what goes to the card."""
 
     uid: bytes = b"\x11\x22\x33\x44"
     atr: bytes = field(default_factory=storage_card_atr)
