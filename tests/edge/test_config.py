@@ -49,6 +49,8 @@ def test_every_key(tmp_path: Path) -> None:
             [feedback.gpio]
             green = 17
             buzzer = 0
+            [kiosk]
+            port = 8081
             """,
         )
     )
@@ -58,6 +60,7 @@ def test_every_key(tmp_path: Path) -> None:
     assert config.clock.trust is Trust.NEVER
     assert config.mqtt.url == "mqtt://broker.example:1884"
     assert config.feedback.console is False
+    assert config.kiosk.port == 8081
     assert (config.feedback.reader, config.feedback.sound) == (False, True)
     assert config.feedback.gpio == PinNumbers(green=17, buzzer=0)
     assert config.feedback.gpio.used == (17, 0)
@@ -88,6 +91,9 @@ def test_a_relative_folder_is_the_files_and_not_the_shells(
         ("[feedback]\ngpio = 17", ["feedback.gpio", "a section"]),
         ("[readers]\ndebounce_ms = 1e9", ["readers.debounce_ms"]),
         ("[clock]\ntrust = 'maybe'", ["clock.trust", "maybe"]),
+        ("[kiosk]\nport = 0", ["kiosk.port", ">= 1"]),
+        ("[kiosk]\nport = 65536", ["kiosk.port", "<= 65535"]),
+        ("[kiosk]\nport = '8080'", ["kiosk.port", "int"]),
         ("edge = 3", ["edge", "a section", "int"]),
         ("[edge]\ndata = 3", ["edge.data", "path of a folder"]),
         ('[edge]\ndata = ""', ["edge.data", "path of a folder"]),
