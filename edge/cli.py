@@ -17,9 +17,10 @@ from edge.acts import Again, Done, Refused, Unknown, Waiting, Why, Wish, named
 from edge.actsocket import ActError, ActLine
 from edge.config import Config, ConfigError, load
 from edge.daemon import Daemon, inputs
+from edge.desk import IssueError
 from edge.doctor import examine
 from edge.enrol import EnrolError, IdentityError, enrol, load_identity
-from edge.issue import IssueError, issue
+from edge.issue import issue
 from edge.rehearsal.run import Fault, RehearsalError, Wanted, rehearse
 from edge.store import JournalError, JournalReader
 from protocol.credential import Credential, InvalidCredentialError, member_credential

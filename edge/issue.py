@@ -1,31 +1,24 @@
-"""The desk station (发卡台): a reader and a terminal, or the hub's page, by which cards become
-somebody's.
+"""The desk station (发卡台): a reader and a terminal, or the hub's page, to bind cards with.
 
 Promises: a card is bound by one request, whole or not at all, and never twice, however often it is
 asked for; a failure of the network is said, with whether something may have happened, and ends
 nothing; of a card only the last characters are shown, and nothing of it is written anywhere here.
-A list of members is looked through before it begins, and how far it has come is kept beside it.
+A list of members goes on where it stopped (`edge.batch`).
 
 It needs no enrolment, writes no journal and judges nothing: whose card it is, the hub says.
 """
 
-import csv
-import io
-import os
 import queue
-import re
-import stat
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, TextIO, TypeVar
-from urllib.parse import quote
-
-import msgspec
 
 from edge.actsocket import ActError, ActLine
+from edge.batch import Batch
+from edge.desk import Card, Desk, IssueError, Member, Reading, read_token
 from edge.readers import (
     CardGone,
     CardRead,
@@ -42,41 +35,22 @@ from edge.request import (
     NotAskedError,
     RefusedError,
     RequestError,
-    ask,
     plain,
 )
 from protocol.credential import Credential
 
-MAX_TOKEN_BYTES: Final = 256
-MAX_LIST: Final = 2000
-MAX_LIST_BYTES: Final = 1 << 20
 SHOWN: Final = 20
 """Members that are listed at once."""
-PAGE: Final = 100
 READY_S: Final = 3.0
 TICK_S: Final = 1.0
-PROGRESS: Final = ".progress.json"
-
-STATES: Final = {
-    "UNKNOWN": "未登记 UNKNOWN",
-    "BOUND": "已登记 BOUND",
-    "LOST": "已挂失 LOST",
-    "ENDED": "已停用 ENDED",
-    "ELSEWHERE": "登记在其他组织 ELSEWHERE",
-}
-HEADS: Final = frozenset({"code", "member", "member_code", "编号", "党员编号", "党员"})
-"""What the first line of a list may be, if it is no member's code."""
 
 HELP: Final = (
     "Hold a card to the reader, or type: lost (a member's card is lost), replace (a new card for"
     " an old one), undo (the last binding), skip (leave what is asked), quit."
 )
+NEXT: Final = "The next card, or: lost, replace, undo, quit."
 
 T = TypeVar("T")
-
-
-class IssueError(Exception):
-    """Why the station does not work, and what to do."""
 
 
 class _Skip(Exception):  # noqa: N818 - somebody's wish
@@ -85,190 +59,6 @@ class _Skip(Exception):  # noqa: N818 - somebody's wish
 
 class _Quit(Exception):  # noqa: N818 - somebody's wish
     """The station shall end."""
-
-
-def read_token(path: Path) -> str:
-    """The token in a file that nobody else may read. Raises IssueError."""
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise IssueError(f"{path}: is no file")
-            if stat.S_IMODE(mode) & 0o077:
-                raise IssueError(
-                    f"{path}: others may read or write the token (mode {stat.S_IMODE(mode):04o}):"
-                    f" chmod 600 {path}"
-                )
-            raw = file.read(MAX_TOKEN_BYTES + 1)
-    except OSError as error:
-        raise IssueError(f"{path}: {error.strerror}") from error
-    token = raw.decode("ascii", "replace").strip()
-    if not re.fullmatch(r"[A-Za-z0-9_-]{8,}", token) or len(raw) > MAX_TOKEN_BYTES:
-        raise IssueError(f"{path}: holds no token, which is one line such as shk_…")
-    return token
-
-
-# --- The hub --------------------------------------------------------------------------------------
-
-
-class Member(msgspec.Struct, frozen=True):
-    """Somebody of the sub-tree."""
-
-    public_id: str
-    code: str
-    name: str
-    branch: str | None = None
-
-    def __str__(self) -> str:
-        branch = f", {plain(self.branch)}" if self.branch else ""
-        return f"{plain(self.name)} {plain(self.code)}{branch}"
-
-
-class Holder(msgspec.Struct, frozen=True):
-    """Whose card it is, as far as the token may know."""
-
-    public_id: str | None
-    code: str | None
-    name: str | None
-
-    def __str__(self) -> str:
-        return plain(f"{self.name or ''} {self.code or ''}") or "somebody"
-
-
-class Reading(msgspec.Struct, frozen=True):
-    """What the hub says of a card that was read."""
-
-    public_id: str
-    card_last: str
-    state: str
-    holder: Holder | None = None
-    since: str | None = None
-
-    @property
-    def tail(self) -> str:
-        """The card, as it is shown."""
-        return f"…{plain(self.card_last)}"
-
-    @property
-    def is_free(self) -> bool:
-        """Whether it may become somebody's."""
-        return self.state in {"UNKNOWN", "ENDED"}
-
-    def __str__(self) -> str:
-        words = f"Card {self.tail}: {STATES.get(self.state, plain(self.state))}"
-        if self.holder is not None:
-            words += f", {'formerly ' if self.state == 'ENDED' else ''}{self.holder}"
-        if self.since is not None:
-            words += f"; its taps since {plain(self.since[:16].replace('T', ' '))} will count"
-        return words
-
-
-class Card(msgspec.Struct, frozen=True):
-    """A card of a member."""
-
-    public_id: str
-    status: str
-    numbers_last: tuple[str, ...]
-    valid_to: str | None
-    is_last: bool
-
-    @property
-    def is_used(self) -> bool:
-        return self.status == "ACTIVE" and self.valid_to is None and self.is_last
-
-    def __str__(self) -> str:
-        return plain(", ".join(f"…{each}" for each in self.numbers_last)) or "without a number"
-
-
-class _Members(msgspec.Struct, frozen=True):
-    total: int
-    items: tuple[Member, ...]
-
-
-class _Cards(msgspec.Struct, frozen=True):
-    items: tuple[Card, ...]
-
-
-class Desk:
-    """What a station asks of the hub; everything raises RequestError."""
-
-    def __init__(self, hub: HubAddress, token: str) -> None:
-        self.hub = hub
-        self._token = token
-
-    def read(self, card: Credential) -> Reading:
-        """The station's reader has read a card."""
-        said: dict[str, object] = {
-            "scheme": card.scheme,
-            "issuer": card.issuer,
-            "value": card.value,
-        }
-        return self._get(Reading, "POST", "/api/v1/desk/readings", said)
-
-    def bind(self, reading: Reading, member: Member, old: Card | None, *, is_lost: bool) -> None:
-        """The card that was read is the member's, in place of an old one or not."""
-        body: dict[str, object] = {"member": member.public_id}
-        if old is not None:
-            body |= {"card": old.public_id, "lost": is_lost}
-        what = "bind" if old is None else "replace"
-        self._get(Card, "POST", f"/api/v1/desk/readings/{_id(reading.public_id)}/{what}", body)
-
-    def undo(self, reading: str) -> object:
-        """What became of a reading is taken back."""
-        return self._ask("POST", f"/api/v1/desk/readings/{_id(reading)}/undo")
-
-    def report_lost(self, card: Card) -> object:
-        """A card is lost, from now on."""
-        return self._ask("POST", f"/api/v1/cards/{_id(card.public_id)}/lost", {})
-
-    def cards(self, member: Member) -> list[Card]:
-        """The cards that a member uses."""
-        path = f"/api/v1/members/{_id(member.public_id)}/cards"
-        return [each for each in self._get(_Cards, "GET", path).items if each.is_used]
-
-    def members(self, text: str, limit: int, offset: int = 0) -> tuple[Sequence[Member], int]:
-        """Some of those whom the text fits, by code; and how many they are."""
-        query: dict[str, object] = {"search": text[:100], "limit": limit, "offset": offset}
-        found = self._get(_Members, "GET", "/api/v1/members", query=query)
-        return found.items, found.total
-
-    def member(self, code: str) -> Member | None:
-        """Who has this code."""
-        offset = 0
-        while True:
-            found, total = self.members(code, PAGE, offset)
-            for each in found:
-                if each.code == code:
-                    return each
-            offset += PAGE
-            if offset >= total or not found:
-                return None
-
-    def _get(
-        self,
-        kind: type[T],
-        method: str,
-        path: str,
-        body: dict[str, object] | None = None,
-        query: dict[str, object] | None = None,
-    ) -> T:
-        try:
-            return msgspec.convert(self._ask(method, path, body, query), kind)
-        except msgspec.ValidationError as error:
-            raise NoAnswerError(f"{self.hub} did not answer as a hub does") from error
-
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        body: dict[str, object] | None = None,
-        query: dict[str, object] | None = None,
-    ) -> dict[str, object]:
-        return ask(self.hub, method, path, body, query=query, token=self._token)
-
-
-def _id(name: str) -> str:
-    return quote(name, safe="")
 
 
 # --- What comes in --------------------------------------------------------------------------------
@@ -348,156 +138,6 @@ class Inputs:
         self._events.put(_Ended())
 
 
-# --- A list ---------------------------------------------------------------------------------------
-
-
-def read_list(path: Path) -> list[str]:
-    """The members' codes in the first column of a CSV file. Raises IssueError with every problem.
-
-    UTF-8 or GB 18030, as spreadsheets write it; a first line that is a heading is left out.
-    """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_LIST_BYTES + 1)
-    except OSError as error:
-        raise IssueError(f"{path}: {error.strerror}") from error
-    if len(raw) > MAX_LIST_BYTES:
-        raise IssueError(f"{path}: is larger than {MAX_LIST_BYTES >> 10} KiB")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        try:
-            text = raw.decode("gb18030")
-        except UnicodeDecodeError:
-            raise IssueError(f"{path}: is text neither in UTF-8 nor in GB 18030") from None
-    try:
-        rows = [
-            (row[0].strip() if row else "") for row in csv.reader(io.StringIO(text), strict=True)
-        ]
-    except csv.Error as error:
-        raise IssueError(f"{path}: is no CSV: {error}") from error
-    lines: dict[str, int] = {}
-    problems = []
-    for number, code in enumerate(rows, 1):
-        if not code or (number == 1 and code.casefold() in HEADS):
-            continue
-        if code in lines:
-            problems.append(f"line {number}: {plain(code)} stands in line {lines[code]} already")
-        lines.setdefault(code, number)
-    if not lines:
-        raise IssueError(f"{path}: names no member")
-    if len(lines) > MAX_LIST:
-        raise IssueError(f"{path}: names more than {MAX_LIST} members")
-    _none(path, problems)
-    return list(lines)
-
-
-def _none(path: Path, problems: Sequence[str]) -> None:
-    if problems:
-        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise IssueError(f"{path}: nothing was begun: {'; '.join(problems[:10])}{more}")
-
-
-class _Done(msgspec.Struct, frozen=True):
-    code: str
-    reading: str | None
-    """None: the card was the member's before."""
-    tail: str
-
-
-class _ProgressFile(msgspec.Struct, forbid_unknown_fields=True):
-    hub: str
-    done: list[_Done]
-
-
-@dataclass
-class Batch:
-    """A list of members, and those who have their card. The file beside it holds no card number."""
-
-    path: Path
-    hub: str
-    members: list[Member]
-    done: list[_Done] = field(default_factory=list)
-
-    @classmethod
-    def open(cls, path: Path, desk: Desk) -> Self:
-        """The list as far as it has come, all of it known to the hub. Raises IssueError."""
-        codes = read_list(path)
-        members, problems = [], []
-        try:
-            for code in codes:
-                found = desk.member(code)
-                if found is None:
-                    problems.append(f"the hub knows no {plain(code)} in this token's sub-tree")
-                else:
-                    members.append(found)
-        except RequestError as error:
-            raise IssueError(f"{path}: nothing was begun: {error}") from error
-        _none(path, problems)
-        batch = cls(path, str(desk.hub), members)
-        batch._resume()
-        return batch
-
-    @property
-    def waiting(self) -> list[Member]:
-        """Those who have no card yet, in the list's order."""
-        known = {each.code for each in self.done}
-        return [each for each in self.members if each.code not in known]
-
-    @property
-    def said(self) -> str:
-        """How far it has come."""
-        return f"{len(self.members) - len(self.waiting)}/{len(self.members)}"
-
-    def add(self, member: Member, reading: Reading, *, is_new: bool) -> None:
-        """The member has a card. Raises IssueError."""
-        name = reading.public_id if is_new else None
-        self.done.append(_Done(member.code, name, reading.tail))
-        self._save()
-
-    def take_back(self) -> None:
-        """The last has none. Raises IssueError."""
-        self.done.pop()
-        self._save()
-
-    @property
-    def _file(self) -> Path:
-        return self.path.with_name(self.path.name + PROGRESS)
-
-    def _resume(self) -> None:
-        try:
-            kept = msgspec.json.decode(self._file.read_bytes(), type=_ProgressFile)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise IssueError(f"{self._file}: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise IssueError(
-                f"{self._file}: is no progress of a list; move it away to begin anew"
-            ) from error
-        if kept.hub != self.hub:
-            raise IssueError(
-                f"{self._file}: is of {plain(kept.hub)}; move it away to begin anew here"
-            )
-        self.done = kept.done
-
-    def _save(self) -> None:
-        """Whole or not at all, and durable."""
-        scratch = self._file.with_name(self._file.name + ".new")
-        try:
-            descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(_ProgressFile(self.hub, self.done)))
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.rename(self._file)
-        except OSError as error:
-            raise IssueError(
-                f"{self._file}: {error.strerror}: how far the list has come is not kept; what was"
-                " bound is, and a card that is the member's already counts when it is read again"
-            ) from error
-
-
 # --- The station ----------------------------------------------------------------------------------
 
 
@@ -542,10 +182,12 @@ class Station:
 
     def serve(self) -> None:
         """Card after card, until somebody has had enough."""
+        prompt = HELP
         with suppress(_Quit):
             while True:
                 with suppress(_Skip):
-                    self._one()
+                    self._one(prompt)
+                prompt = NEXT
 
     def go_through(self, batch: Batch) -> None:
         """A card for each of a list, in its order, until all have one or somebody leaves."""
@@ -567,8 +209,8 @@ class Station:
 
     # --- One card -------------------------------------------------------------------------------
 
-    def _one(self) -> None:
-        got = self._card(HELP)
+    def _one(self, prompt: str) -> None:
+        got = self._card(prompt)
         match got:
             case Credential():
                 reading = self._read(got)

@@ -23,6 +23,7 @@ from hub.store.scope import find_member
 from protocol.credential import (
     MAX_FIELD_CHARS,
     MEMBER_SCHEME,
+    REHEARSAL_SCHEME,
     Credential,
     InvalidCredentialError,
 )
@@ -31,7 +32,7 @@ Asking = Annotated[Caller, Depends(api_right(Right.TAPS))]
 
 router = APIRouter(prefix="/api/v1/desk", tags=["desk"])
 
-_NO_CARDS = frozenset({MEMBER_SCHEME, "rehearsal"})
+_NO_CARDS = frozenset({MEMBER_SCHEME, REHEARSAL_SCHEME})
 """Schemes that no card has."""
 
 

@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
+from edge import desk as asking
 from edge import issue as module
 from edge import request
-from edge.issue import IssueError, issue, read_list, read_token
+from edge.batch import read_list
+from edge.desk import IssueError, read_token
+from edge.issue import issue
 from edge.readers import Down, Unreadable
 from edge.readers.simulated import Plug, Present, Remove, SimulatedReaders, Step, Unplug
 from hub.auth.tokens import new_token
@@ -305,7 +308,7 @@ class Line:
                 raise request.NoAnswerError("the hub did not answer as a hub does: reset")
             return answer
 
-        monkeypatch.setattr(module, "ask", ask)
+        monkeypatch.setattr(asking, "ask", ask)
 
 
 def test_every_failure_is_said_and_nothing_is_half_bound(
