@@ -4,11 +4,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from edge.cards import Validity
 from edge.feedback import Outcome
 from edge.readers import (
     CardGone,
@@ -123,6 +125,17 @@ def test_lines_become_events(starts: Path) -> None:
         CardGone("door", 7),
         ReaderDown("door", Down.FAILED),
     ]
+
+
+def test_days_of_validity_go_with_a_card(starts: Path) -> None:
+    valid = Validity(date(2026, 1, 1), date(2026, 12, 31))
+    read = line(Read(5, "cpu-file", "0102030405060708", "0099", 1, valid))
+    wrong = read.replace("2026-12-31", "2025-12-31").replace('"generation":5', '"generation":6')
+    steps = [WORKING, SEEN, read, line(Gone(5, 6)), "once", line(Seen(6, 2000)), wrong]
+    with playing(starts, *steps) as log:
+        log.wait_for(lambda _: log.unreadable() == [Unreadable.BAD_ANSWER], 3)
+    (card,) = [event for event in log.events if isinstance(event, CardRead)]
+    assert (card.valid, card.assurance) == (valid, Assurance.DATA)
 
 
 def test_an_outcome_that_does_not_come_is_a_timeout_told_to_the_successor(
