@@ -86,6 +86,8 @@ def read_card(caller: Asking, hub: Hub, wanted: ReadRequest) -> ReadingOut:
     """A station has read a card. What it read before is forgotten, unless it was used."""
     if wanted.scheme in _NO_CARDS:
         raise HTTPException(422, "scheme: is none of a card")
+    if not (wanted.scheme + wanted.issuer + wanted.value).isprintable():
+        raise HTTPException(422, "scheme, issuer, value: must be text without control characters")
     try:
         credential = Credential(wanted.scheme, wanted.issuer, wanted.value)
     except InvalidCredentialError:  # which would quote the number

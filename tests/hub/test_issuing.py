@@ -196,6 +196,7 @@ def test_a_look_is_written_where_somebody_is_named(site: Site) -> None:
         {"scheme": "uid", "issuer": "x", "value": CARD},
         {"scheme": "uid", "value": "08FEED01"},
         {"scheme": "uid", "value": "00000000"},
+        {"scheme": "classic-sector", "issuer": "x", "value": "1234\u0000"},
         {"scheme": "member", "value": "李"},
         {"scheme": "rehearsal", "value": "1"},
         {"scheme": "", "value": CARD},
