@@ -253,6 +253,23 @@ enrolment_codes = Table(
     CheckConstraint("(used_at_ms IS NULL) = (used_sign_key IS NULL)", name="used"),
 )
 
+# For the broker, and apart from the keys that sign: one counts while its device is active under the
+# signing key that asked for it.
+certificates = Table(
+    "certificates",
+    metadata,
+    _key(),
+    _ref("device_id", "devices.id", index=True),
+    # In lower-case hex.
+    Column("serial", Text(), nullable=False, unique=True),
+    Column("sign_key", LargeBinary(), nullable=False),
+    # The request's: no request is answered twice.
+    Column("nonce", LargeBinary(), nullable=False),
+    _ms("issued_ms"),
+    _ms("expires_ms"),
+    UniqueConstraint("device_id", "nonce"),
+)
+
 placements = Table(
     "placements",
     metadata,

@@ -275,7 +275,7 @@ def _changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], obj
         (_changed(lambda keys: keys.update(open="abcd")), ("backup",)),
         (_changed(lambda keys: keys.update(sign="AAAA")), ("32 bytes", "backup")),
         (_changed(lambda keys: keys.pop("sign")), ("'sign' is missing", "backup")),
-        (_changed(lambda keys: keys.update(format=2)), ("format 2",)),
+        (_changed(lambda keys: keys.update(format=3)), ("format 3",)),
         (lambda path: path.chmod(0o644), ("every user", "chmod 600")),
     ],
 )

@@ -91,6 +91,23 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.UniqueConstraint("public_id", name=op.f("uq_devices_public_id")),
     )
     op.create_table(
+        "certificates",
+        sa.Column("id", KEY, autoincrement=True, nullable=False),
+        sa.Column("device_id", KEY, nullable=False),
+        sa.Column("serial", sa.Text(), nullable=False),
+        sa.Column("sign_key", sa.LargeBinary(), nullable=False),
+        sa.Column("nonce", sa.LargeBinary(), nullable=False),
+        sa.Column("issued_ms", sa.BigInteger(), nullable=False),
+        sa.Column("expires_ms", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["device_id"], ["devices.id"], name=op.f("fk_certificates_device_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_certificates")),
+        sa.UniqueConstraint("device_id", "nonce", name=op.f("uq_certificates_device_id_nonce")),
+        sa.UniqueConstraint("serial", name=op.f("uq_certificates_serial")),
+    )
+    op.create_index(op.f("ix_certificates_device_id"), "certificates", ["device_id"], unique=False)
+    op.create_table(
         "entries",
         sa.Column("epoch_id", KEY, nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
