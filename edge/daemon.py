@@ -22,7 +22,8 @@ from edge.feedback.fanout import Fanout
 from edge.feedback.gpio import open_pins
 from edge.feedback.reader import ReaderLamps
 from edge.feedback.sound import Sound
-from edge.kiosk import Face, open_kiosk
+from edge.kiosk import open_kiosk
+from edge.kiosk.face import Face
 from edge.readers import CardRead, ReaderEvent, Readers
 from edge.readers.nfc import NfcReaders
 from edge.readers.pcsc import PcscReaders

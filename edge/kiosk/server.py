@@ -2,9 +2,9 @@
 
 Promises: it is bound to 127.0.0.1, and answers nobody who comes from elsewhere or calls it by
 another name, as a page of the internet would whose name is pointed here; whatever changes something
-must come from our own page, with a token that only that page can read. It never delays a tap: a
-page that reads slowly gets the latest state and not all of them. A port that is taken is said once
-and tried again.
+must come from our own page, with a token that no other page can read. It never delays a tap: a page
+that reads slowly gets the latest state and not all of them. A port that is taken is said once and
+tried again. Whoever has a shell on this machine is not kept out.
 """
 
 import asyncio

@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from edge import daemon, enrol
+from edge import enrol
 from edge import kiosk as package
 from edge.acts import Again, Answer, Done, Refused, Tell, Unknown, Waiting, Why, Wish
 from edge.clock import SystemClock
@@ -44,6 +44,7 @@ from protocol.journal import Act, ClockSample, ReaderDown, ReaderUp, Stamp
 from protocol.roster import Board, BoardQuorum
 from tests.fakes.clock import FakeClock
 from tests.rig import free_port, wait_for
+from tests.rig.processes import accepts
 
 ZONE = ZoneInfo("Asia/Shanghai")
 NOW = 1_782_900_000_000  # 18:00 in Shanghai
@@ -968,19 +969,54 @@ def test_a_port_that_is_taken_is_said_once_and_tried_again(
     door.kiosk.stop()
 
 
-def test_without_a_port_there_is_no_screen_and_nothing_is_loaded(tmp_path: Path) -> None:
+def test_without_a_port_there_is_no_screen() -> None:
     assert Config().kiosk.port is None
     assert open_kiosk(Config()) is None
-    assert daemon.Daemon(Config(edge=EdgeSection(tmp_path))) is not None
 
 
-def test_a_missing_extra_is_said_in_plain_words(
+def test_the_daemon_does_not_wait_for_the_screen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(edge=EdgeSection(tmp_path), kiosk=KioskSection(free_port()))
+    going = threading.Event()
+    made = Kiosk.__init__
+
+    def slowly(self: Kiosk, *each: Any) -> None:
+        assert going.wait(10)
+        made(self, *each)
+
+    monkeypatch.setattr(Kiosk, "__init__", slowly)
+    began = time.monotonic()
+    screen = open_kiosk(config)
+    assert screen is not None
+    screen.face.stand(Standing.READY)
+    assert time.monotonic() - began < 0.5
+    going.set()
+    wait_for(lambda: accepts(config.kiosk.port or 0), "the screen")
+    screen.stop()
+    assert not accepts(config.kiosk.port or 0)
+
+
+def test_a_missing_extra_is_said_once_in_plain_words(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delitem(sys.modules, "edge.kiosk.server")
     monkeypatch.delattr(package, "server")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert open_kiosk(Config(kiosk=KioskSection(8080))) is None
+    screen = open_kiosk(Config(kiosk=KioskSection(8080)))
+    assert screen is not None
+    screen.face.show(Notice(Outcome.RECORDED, "r"))
+    screen.stop()
     [record] = caplog.records
     assert record.levelno == logging.ERROR
     assert "uvicorn is not installed; install shuaka[edge-kiosk]" in record.getMessage()
+
+
+def test_missing_pages_stop_no_daemon(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(server, "_STATIC", tmp_path)
+    screen = open_kiosk(Config(kiosk=KioskSection(8080)))
+    assert screen is not None
+    screen.stop()
+    assert "there is no screen" in caplog.text
