@@ -297,12 +297,15 @@ class Line:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.before: set[str] = set()
         self.after: set[str] = set()
+        self.nonsense: set[str] = set()
         real: Callable[..., dict[str, object]] = request.ask
 
         def ask(hub: Any, method: str, path: str, *rest: Any, **more: Any) -> dict[str, object]:
             word = path.rpartition("/")[2]
             if word in self.before:
                 raise request.NotAskedError("the hub cannot be reached: no route")
+            if word in self.nonsense:
+                return {"items": 5}
             answer = real(hub, method, path, *rest, **more)
             if word in self.after:
                 raise request.NoAnswerError("the hub did not answer as a hub does: reset")
@@ -345,6 +348,26 @@ def test_every_failure_is_said_and_nothing_is_half_bound(
         line.after = set()
         desk.types("undo")
         desk.hears("Undone")
+
+
+def test_an_answer_that_is_none_is_no_success(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line(monkeypatch)
+    with desk.at_work():
+        for word, said in (("readings", "Nothing was bound"), ("members", "may be done or not")):
+            line.nonsense = {word}
+            desk.holds(CARD)
+            if word == "members":
+                desk.hears("Whose is")
+                desk.types("新一")
+            desk.hears("did not answer as a hub does", said)
+        line.nonsense = {"bind"}
+        desk.types("新一", "yes")
+        desk.hears("did not answer as a hub does", "It may be bound or not")
+        assert desk.owners() == {}
+        line.nonsense = set()
+        desk.types("")
+        desk.hears("Bound")
+    assert desk.owners() == {"1234": "新一"}
 
 
 def test_what_was_left_unknown_is_seen_when_the_card_is_read_again(
