@@ -532,8 +532,19 @@ def _said(
                 row.withdrawn_by,
             ),
         )
+    taken_back = {
+        TapKey(row.epoch_id, row.seq): row
+        for row in conn.execute(
+            select(d.epoch_id, d.seq, d.made_ms, d.author).where(
+                d.meeting_id == meeting.id,
+                d.kind == DeclarationKind.WITHDRAWN.value,
+                d.epoch_id.is_not(None),
+            )
+        )
+    }
     for row in conn.execute(acts_of(meeting, member_id)):
         key = TapKey(row.epoch_id, row.seq)
+        back = taken_back.get(key)
         found[key] = Said(
             DeclarationKind.WITNESSED,
             row.officer or UNKNOWN_PERSON,
@@ -541,8 +552,8 @@ def _said(
             "",
             row.device,
             key == decided.key,
-            None,
-            None,
+            None if back is None else back.made_ms,
+            None if back is None else back.author,
         )
     return tuple(sorted(found.values(), key=lambda each: each.made_ms))
 

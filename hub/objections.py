@@ -256,7 +256,20 @@ def _ids(conn: Connection, meeting: Row[Any], member_id: int) -> list[int]:
             select(d.id).where(d.about_id.in_(part), d.kind == DeclarationKind.WITHDRAWN.value)
         )
     ]
-    return [*about, *taken_back]
+    a = s.actions.c
+    acts_taken_back = conn.scalars(
+        select(d.id)
+        .join(s.actions, and_(a.epoch_id == d.epoch_id, a.seq == d.seq))
+        .where(
+            d.meeting_id == meeting.id,
+            d.kind == DeclarationKind.WITHDRAWN.value,
+            or_(
+                a.what.in_([Act.OPENED.value, Act.CLOSED.value]),
+                d.member_id == member_id,
+            ),
+        )
+    )
+    return [*about, *taken_back, *acts_taken_back]
 
 
 def _officers(conn: Connection, meeting: Row[Any], member_id: int) -> set[int]:

@@ -37,7 +37,7 @@ from hub.auth.rights import Right
 from hub.days import span_ms
 from hub.derive import lock, rederive_meetings
 from hub.domain import stating
-from hub.domain.attendance import DAY_MS
+from hub.domain.attendance import DAY_MS, TapKey
 from hub.domain.stating import ASKS, Person, Times
 from hub.domain.terms import DeclarationKind, LeaveReason, Verdict
 from hub.domain.words import Words
@@ -47,7 +47,13 @@ from hub.store.expected import IS_EXPECTED
 from hub.store.policies import BACK_FILL_DAYS, BACK_FILL_PER_YEAR, Policies
 from hub.store.scope import NotFoundError, Scope, belongs, within
 from hub.store.stated import stated_of
-from hub.store.statement_query import concerns, expected_ids, is_withdrawn, standing_of
+from hub.store.statement_query import (
+    concerns,
+    counted_acts,
+    expected_ids,
+    is_withdrawn,
+    standing_of,
+)
 
 MAX_WRONG_CODES: Final = 30
 """So many codes of nobody may be tried within a day: codes are not for finding out who exists."""
@@ -268,6 +274,26 @@ def withdraw(conn: Connection, caller: Caller, declaration: UUID, now_ms: int) -
         member_id=stated.member_id,
         about_id=stated.id,
     )
+
+
+def withdraw_act(conn: Connection, caller: Caller, meeting: UUID, act: str, now_ms: int) -> UUID:
+    """Take back an act at a reader, by its name: it counts for nothing at this meeting any more."""
+    row = to_change(conn, caller, meeting)
+    for each in counted_acts(conn, caller, row):
+        if each.name == act:
+            break
+    else:
+        raise NotFoundError
+    about = each.about_member_id
+    may(
+        "",
+        stating.act_withdrawal_refused(
+            withdrawn=each.withdrawn,
+            as_member=about is not None and about == caller.member_id,
+        ),
+    )
+    kind = DeclarationKind.WITHDRAWN
+    return _state(conn, caller, row, kind, now_ms, member_id=about, key=each.key)
 
 
 def back_fill_refused(
@@ -529,6 +555,7 @@ def _say(
     about_id: int | None = None,
     number: int | None = None,
     reason: str | None = None,
+    key: TapKey | None = None,
 ) -> UUID:
     public_id = s.new_public_id()
     conn.execute(
@@ -538,6 +565,8 @@ def _say(
             member_id=member_id,
             kind=kind.value,
             about_id=about_id,
+            epoch_id=None if key is None else key.epoch_id,
+            seq=None if key is None else key.seq,
             number=number,
             reason=reason,
             author=caller.name,

@@ -30,7 +30,7 @@ class Declaration:
     number: int | None = None
     """A head-count."""
     key: TapKey | None = None
-    """The entry that a TAP_ASSIGNED speaks of."""
+    """The entry that a TAP_ASSIGNED speaks of; of a WITHDRAWN, the act that it takes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,15 @@ def standing(declarations: Iterable[Declaration]) -> list[Declaration]:
     ]
 
 
+def acts_withdrawn(declarations: Iterable[Declaration]) -> frozenset[TapKey]:
+    """The acts at readers that somebody took back, of the declarations of one meeting."""
+    return frozenset(
+        each.key
+        for each in declarations
+        if each.kind is DeclarationKind.WITHDRAWN and each.key is not None
+    )
+
+
 def fold(declarations: Iterable[Declaration], actions: Iterable[ActionTaken] = ()) -> Stated:
     """What stands of the declarations and acts of one meeting."""
     held: tuple[tuple[int, int], bool] | None = None
@@ -133,7 +142,8 @@ def fold(declarations: Iterable[Declaration], actions: Iterable[ActionTaken] = (
     marks: dict[int, tuple[int, Mark]] = {}
     assigned: dict[TapKey, int] = {}
     answers: dict[int, Declaration] = {}
-    kept = standing(declarations)
+    said = list(declarations)
+    kept, gone = standing(said), acts_withdrawn(said)
     for each in kept:
         match each.kind:
             case DeclarationKind.HELD | DeclarationKind.NOT_HELD:
@@ -167,7 +177,7 @@ def fold(declarations: Iterable[Declaration], actions: Iterable[ActionTaken] = (
             if each.member_id not in marks or strength < marks[each.member_id][0]:
                 marks[each.member_id] = (strength, mark)
     for act in sorted(actions, key=lambda act: (act.at_ms, act.key)):
-        if not act.speaks:
+        if not act.speaks or act.key in gone:
             continue
         when = (act.at_ms, 0)
         match act.what:

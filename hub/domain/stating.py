@@ -299,3 +299,10 @@ def withdrawal_refused(
     if kind in _OBJECTIONS:
         return Words("异议只能由本人撤回。")
     return None
+
+
+def act_withdrawal_refused(*, withdrawn: bool, as_member: bool) -> Words | None:
+    """Whether an act at a reader may be withdrawn; `as_member`: by the one whom it witnesses."""
+    if withdrawn:
+        return Words("这一项已经撤回。")
+    return Words("这一项不能由本人撤回。") if as_member else None

@@ -342,7 +342,7 @@ declarations = Table(
     Column("kind", Text(), nullable=False),
     # The declaration that this one answers or withdraws.
     _ref("about_id", "declarations.id", nullable=True, index=True),
-    # The entry that a TAP_ASSIGNED speaks of.
+    # The entry that a TAP_ASSIGNED speaks of; of a WITHDRAWN, the act that it takes back.
     Column("epoch_id", _Key, nullable=True),
     Column("seq", BigInteger(), nullable=True),
     # A head-count.

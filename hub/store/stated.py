@@ -51,7 +51,7 @@ def stated_of(conn: Connection, meeting_ids: Sequence[int]) -> dict[int, Stated]
         for row in conn.execute(select(s.declarations).where(d.meeting_id.in_(part))):
             said[row.meeting_id].append(declaration_of(row))
     overtaken = _assigned_elsewhere(conn, [each for several in said.values() for each in several])
-    done = _actions_at(conn, meeting_ids)
+    done = actions_at(conn, meeting_ids)
     return {
         meeting_id: fold(
             [each for each in said[meeting_id] if each.id not in overtaken], done[meeting_id]
@@ -140,7 +140,7 @@ def is_assigned() -> ColumnElement[bool]:
     )
 
 
-def _actions_at(conn: Connection, meeting_ids: Sequence[int]) -> dict[int, list[ActionTaken]]:
+def actions_at(conn: Connection, meeting_ids: Sequence[int]) -> dict[int, list[ActionTaken]]:
     """By meeting: what was done at its venue's readers in its window.
 
     A member is witnessed as by a tap: for each meeting that is open there. Anything else is said of

@@ -24,10 +24,12 @@ from sqlalchemy import (
     not_,
     or_,
     select,
+    tuple_,
 )
 
 from hub.auth.callers import Caller, person_of
 from hub.auth.rights import Right
+from hub.domain.attendance import TapKey
 from hub.domain.declared import Declaration, standing
 from hub.domain.stating import ANSWERS, ASKS, Idle, act_idle, answer_refused
 from hub.domain.terms import DeclarationKind, LeaveReason
@@ -35,7 +37,7 @@ from hub.store import schema as s
 from hub.store.bulk import chunks
 from hub.store.expected import IS_EXPECTED, holds
 from hub.store.scope import Scope, is_within, within
-from hub.store.stated import declaration_of, speaks
+from hub.store.stated import actions_at, declaration_of, speaks
 from protocol.credential import MEMBER_SCHEME
 from protocol.journal import Act
 
@@ -90,6 +92,8 @@ class Statement:
     """The answer that stands."""
     about: str | None
     """The public id of what it answers or withdraws."""
+    act: str | None
+    """Of a withdrawal of an act at a reader: its name, see `CountedAct`."""
     may_withdraw: bool
     may_decide: bool
     """The caller may answer it: it waits, and they are not who asked, where another has to."""
@@ -107,6 +111,25 @@ class Change:
     """Why it was called off or taken up again; otherwise empty."""
     starts_ms: tuple[int, int] | None
     """Of an edit that moved it: from when to when."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountedAct:
+    """An act at a reader that counts, or did until somebody withdrew it."""
+
+    name: str
+    """The entry that it is: epoch (hex), dash, seq."""
+    key: TapKey
+    what: Act
+    number: int | None
+    at_ms: int
+    device: str
+    holder: str | None
+    """The name of the officer whose card authorised it."""
+    about_member_id: int | None
+    about: Whom | None
+    withdrawn: bool
+    may_withdraw: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +222,77 @@ def statement(conn: Connection, caller: Caller, meeting: Row[Any], public_id: st
         if each.public_id == public_id:
             return each
     raise LookupError(public_id)
+
+
+def counted_acts(conn: Connection, caller: Caller, meeting: Row[Any]) -> tuple[CountedAct, ...]:
+    """What was done at readers and is said of a meeting which the caller sees, the newest first.
+
+    To others' branches a joint meeting tells of their own people and of itself.
+    """
+    r, d = s.readings.c, s.declarations.c
+    acts = {
+        each.key: each
+        for each in actions_at(conn, [meeting.id])[meeting.id]
+        if each.speaks and (each.what is not Act.WITNESSED or each.about_member_id is not None)
+    }
+    gone = {
+        TapKey(row.epoch_id, row.seq)
+        for row in conn.execute(
+            select(d.epoch_id, d.seq).where(
+                d.meeting_id == meeting.id,
+                d.kind == DeclarationKind.WITHDRAWN.value,
+                d.epoch_id.is_not(None),
+            )
+        )
+    }
+    is_host = is_within(conn, caller.organisation_id, meeting.organisation_id)
+    ids = [each.about_member_id for each in acts.values()]
+    named = _known(conn, caller, meeting.id, ids, is_host=is_host)
+    about = {
+        row.id: Whom(str(row.public_id), row.code, row.name)
+        for part in chunks(sorted(named))
+        for row in conn.execute(select(s.members).where(s.members.c.id.in_(part)))
+    }
+    found = []
+    for part in chunks(sorted((key.epoch_id, key.seq) for key in acts), 400):
+        for row in conn.execute(
+            select(
+                r.epoch_id,
+                r.seq,
+                s.epochs.c.epoch,
+                s.devices.c.name.label("device"),
+                s.members.c.name.label("holder"),
+            )
+            .select_from(s.readings)
+            .join(s.epochs, s.epochs.c.id == r.epoch_id)
+            .join(s.devices, s.devices.c.id == s.epochs.c.device_id)
+            .outerjoin(s.members, s.members.c.id == r.member_id)
+            .where(tuple_(r.epoch_id, r.seq).in_(part))
+        ):
+            act = acts[TapKey(row.epoch_id, row.seq)]
+            member_id = act.about_member_id if act.what is Act.WITNESSED else None
+            if not is_host and member_id is not None and member_id not in named:
+                continue
+            is_gone = act.key in gone
+            found.append(
+                CountedAct(
+                    f"{row.epoch.hex()}-{row.seq}",
+                    act.key,
+                    act.what,
+                    act.number,
+                    act.at_ms,
+                    row.device,
+                    row.holder,
+                    member_id,
+                    None if member_id is None else about.get(member_id, Whom(None, None, None)),
+                    is_gone,
+                    is_host
+                    and not is_gone
+                    and caller.may(Right.MEETINGS)
+                    and (member_id is None or member_id != caller.member_id),
+                )
+            )
+    return tuple(sorted(found, key=lambda each: (each.at_ms, each.key), reverse=True))
 
 
 def idle_acts(
@@ -355,11 +449,13 @@ _ROWS: Final[Select[Any]] = (
         s.members.c.public_id.label("member_public_id"),
         s.members.c.code.label("member_code"),
         s.members.c.name.label("member_name"),
+        s.epochs.c.epoch,
     )
     .select_from(s.declarations)
     .join(s.meetings, s.meetings.c.id == s.declarations.c.meeting_id)
     .join(s.organisations, s.organisations.c.id == s.meetings.c.organisation_id)
     .outerjoin(s.members, s.members.c.id == s.declarations.c.member_id)
+    .outerjoin(s.epochs, s.epochs.c.id == s.declarations.c.epoch_id)
 )
 
 
@@ -484,6 +580,11 @@ def _statement(
         stands=row.id in stands or kind is DeclarationKind.WITHDRAWN,
         answer=answers[0] if answers else None,
         about=None if about is None else str(about),
+        act=(
+            f"{row.epoch.hex()}-{row.seq}"
+            if kind is DeclarationKind.WITHDRAWN and row.epoch is not None
+            else None
+        ),
         may_withdraw=(
             row.id in stands and kind not in _OBJECTIONS and is_theirs and (is_host or is_on_leave)
         ),

@@ -44,11 +44,13 @@ from hub.store.scope import (
 )
 from hub.store.statement_query import (
     Change,
+    CountedAct,
     IdleAct,
     Statement,
     Whom,
     changes_of,
     concerns,
+    counted_acts,
     idle_acts,
     open_asks,
     statements_of,
@@ -650,15 +652,20 @@ def statements_page(caller: Asking, hub: Hub, meeting: UUID) -> Response:
         first, last = (hub.local(each).date() for each in (row.opens_ms, row.ends_ms))
         span = span_ms(first, last, hub.zone)
         idle = idle_acts(conn, caller, row, *span) if is_host else ()
+        acts = counted_acts(conn, caller, row)
     hub.looks(caller, Look("meeting.statements", meeting_id=row.id))
     kinds = {each.public_id: each for each in said}
+    done_there = {each.name: each for each in acts}
+    lines = [(each.made_ms, _line(each, hub, kinds, done_there)) for each in said]
+    lines += [(each.at_ms, _act_line(each, hub, row)) for each in acts]
+    lines.sort(key=lambda line: line[0], reverse=True)
     return page(
         "statements.html",
         caller=caller,
         section="meetings",
         meeting=attendance(found, hub.zone),
         is_host=is_host,
-        lines=[_line(each, hub, kinds) for each in said],
+        lines=[line for _, line in lines],
         idle=[_idle(each, hub) for each in idle],
         changes=[_changed(each, hub) for each in changes if each.what in _CHANGES],
     )
@@ -672,25 +679,8 @@ def withdraw_page(caller: Keeping, hub: Hub, declaration: UUID, back: str = "") 
         look = look_at_statements(conn, "declaration.page", [declaration])
     if look is not None:
         hub.looks(caller, look)
-    line = _line(said, hub)
-    whom = "" if not line.whom else t("（{whom}）", whom=line.whom)
-    return page(
-        "confirm.html",
-        caller=caller,
-        section="meetings",
-        crumbs=[
-            (t("会议考勤"), "/"),
-            (said.of.title, f"/meetings/{said.of.public_id}"),
-            (t("撤回"), None),
-        ],
-        title=t("撤回“{what}”{whom}？", what=t(said.kind), whom=whom),
-        words=t("撤回后这一项不再起作用，但会留下记录：谁在什么时候记的、谁撤回的。"),
-        action=f"/declarations/{declaration}/withdraw",
-        button=t("撤回"),
-        back=_back(said, back),
-        fields={"back": back},
-        is_danger=True,
-    )
+    action = f"/declarations/{declaration}/withdraw"
+    return _withdrawal(caller, _line(said, hub), action, _back(said, back), back)
 
 
 @router.post("/declarations/{declaration}/withdraw")
@@ -702,6 +692,32 @@ def withdraw(caller: Keeping, hub: Hub, declaration: UUID, back: Text = "") -> R
     try:
         with hub.engine.begin() as conn:
             statements.withdraw(conn, caller, declaration, hub.clock())
+    except MeetingError as error:
+        return _told(location, error)
+    return done(location, "已撤回。")
+
+
+@router.get("/meetings/{meeting}/acts/{act}/withdraw")
+def withdraw_act_page(caller: Keeping, hub: Hub, meeting: UUID, act: str) -> Response:
+    """Asks before an act at a reader is taken back."""
+    with reading(hub.engine) as conn:
+        row = _own(conn, caller, meeting)
+        found = [each for each in counted_acts(conn, caller, row) if each.name == act]
+    if not found:
+        raise NotFoundError
+    hub.looks(caller, Look("meeting.statements", meeting_id=row.id))
+    back = f"/meetings/{meeting}/statements"
+    action = f"/meetings/{meeting}/acts/{act}/withdraw"
+    return _withdrawal(caller, _act_line(found[0], hub, row), action, back, "statements")
+
+
+@router.post("/meetings/{meeting}/acts/{act}/withdraw")
+def withdraw_act(caller: Keeping, hub: Hub, meeting: UUID, act: str) -> Response:
+    """Take it back."""
+    location = f"/meetings/{meeting}/statements"
+    try:
+        with hub.engine.begin() as conn:
+            statements.withdraw_act(conn, caller, meeting, act, hub.clock())
     except MeetingError as error:
         return _told(location, error)
     return done(location, "已撤回。")
@@ -745,9 +761,11 @@ class Said:
     """A number or a reason; empty where there is none, or where it is not for the reader."""
     author: str
     at: str
-    state: Chip
+    state: Chip | None
+    """None: nothing can become of it."""
     is_back_fill: bool
-    may_withdraw: bool
+    withdraw: str
+    """Where it is withdrawn; empty: the reader may not."""
     may_decide: bool
     meeting: str
     meeting_title: str
@@ -755,7 +773,12 @@ class Said:
     organisation: str
 
 
-def _line(each: Statement, hub: Context, known: Mapping[str, Statement] | None = None) -> Said:
+def _line(
+    each: Statement,
+    hub: Context,
+    known: Mapping[str, Statement] | None = None,
+    acts: Mapping[str, CountedAct] | None = None,
+) -> Said:
     what = ""
     if each.number is not None:
         what = t("{n}人", n=each.number)
@@ -766,6 +789,13 @@ def _line(each: Statement, hub: Context, known: Mapping[str, Statement] | None =
     about = (known or {}).get(each.about or "")
     if each.kind is DeclarationKind.WITHDRAWN and about is not None:
         what = t(about.kind)
+        if about.number is not None:
+            what = t("{what}{n}人", what=what, n=about.number)
+    act = (acts or {}).get(each.act or "")
+    if act is not None:
+        what = t(_ACTS[act.what])
+        if act.number is not None:
+            what = t("{what}{n}人", what=what, n=act.number)
     return Said(
         each.public_id,
         t(each.kind),
@@ -776,12 +806,67 @@ def _line(each: Statement, hub: Context, known: Mapping[str, Statement] | None =
         f"{hub.local(each.made_ms):%Y-%m-%d %H:%M}",
         _state(each),
         each.kind is DeclarationKind.BACK_FILL_ASKED,
-        each.may_withdraw,
+        f"/declarations/{each.public_id}/withdraw" if each.may_withdraw else "",
         each.may_decide,
         each.of.public_id,
         each.of.title,
         day_words(hub.local(each.of.starts_ms).date()),
         each.of.organisation,
+    )
+
+
+def _act_line(each: CountedAct, hub: Context, row: Row[Any]) -> Said:
+    """An act at a reader, shown like what was stated on a page."""
+    gone = Chip("stop", "stop", t("已撤回"))
+    return Said(
+        each.name,
+        t(_ACTS[each.what]),
+        _name(each.about),
+        "" if each.about is None else each.about.code or "",
+        "" if each.number is None else t("{n}人", n=each.number),
+        t(
+            "{who}，在刷卡机“{device}”上刷卡",
+            who=each.holder or t("（姓名不明）"),
+            device=each.device,
+        ),
+        f"{hub.local(each.at_ms):%Y-%m-%d %H:%M}",
+        gone if each.withdrawn else Chip("open", "ok", t("有效")),
+        is_back_fill=False,
+        withdraw=(
+            f"/meetings/{row.public_id}/acts/{each.name}/withdraw" if each.may_withdraw else ""
+        ),
+        may_decide=False,
+        meeting=str(row.public_id),
+        meeting_title=row.title,
+        meeting_day=day_words(hub.local(row.starts_ms).date()),
+        organisation="",
+    )
+
+
+def _withdrawal(caller: Caller, line: Said, action: str, location: str, back: str) -> Response:
+    """Asks before something is taken back: what, of whom, by whom and when, of which meeting."""
+    named = t("（{whom}）", whom=line.whom) if line.whom else ""
+    what = f"{line.kind} {line.what}".strip()
+    return page(
+        "confirm.html",
+        caller=caller,
+        section="meetings",
+        crumbs=[
+            (t("会议考勤"), "/"),
+            (line.meeting_title, f"/meetings/{line.meeting}"),
+            (t("撤回"), None),
+        ],
+        title=t("撤回“{what}”{whom}？", what=what, whom=named),
+        facts=[
+            (t("会议"), f"{line.meeting_title} {line.meeting_day}"),
+            (t("谁记的"), f"{line.author} {line.at}"),
+        ],
+        words=t("撤回后这一项不再起作用，但会留下记录：谁在什么时候记的、谁撤回的。"),
+        action=action,
+        button=t("撤回"),
+        back=location,
+        fields={"back": back},
+        is_danger=True,
     )
 
 
@@ -829,7 +914,9 @@ def _changed(each: Change, hub: Context) -> tuple[str, str, str]:
     return t(_CHANGES[each.what]), more, f"{each.actor} {hub.local(each.at_ms):%Y-%m-%d %H:%M}"
 
 
-def _state(each: Statement) -> Chip:
+def _state(each: Statement) -> Chip | None:
+    if each.kind is DeclarationKind.WITHDRAWN:
+        return None
     if not each.stands:
         return Chip("stop", "stop", t("已撤回"))
     if each.kind not in stating.ASKS:

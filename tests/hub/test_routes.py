@@ -31,6 +31,7 @@ from hub.derive import derive_batch
 from hub.domain.terms import Role
 from hub.store import schema as s
 from hub.store.engine import open_engine, reading
+from protocol.journal import Act
 from tests.hub.site import ZONE, Client, Site
 from tests.hub.world import Entry, World, minutes, public_id, uid_of
 
@@ -134,6 +135,17 @@ def _tap(site: Site, world: World, branch: str) -> str:
     return f"{public_id(f'机{branch}')}-{public_id(f'e{branch}').hex}-1"
 
 
+def _act(site: Site, world: World, branch: str) -> str:
+    """A head-count at the branch's own device, by the card of its secretary."""
+    member = BRANCHES[branch]
+    world.office(member, branch)
+    card = uid_of(world, member)
+    entry = Entry(minutes(-4) - minutes(-1000), minutes(-4), True, card, Act.HEAD_COUNT, 5)
+    world.batch(f"e{branch}", 2, [entry], minutes(-4))
+    derive_batch(world.conn)
+    return f"{public_id(f'e{branch}').hex}-2"
+
+
 def _reading(site: Site, world: World, branch: str) -> uuid.UUID:
     """What a station of the branch has read: an unknown card."""
     new_token(world.conn, f"台{branch}", branch, minutes(-1000), role=Role.SECRETARY)
@@ -167,6 +179,7 @@ THINGS: dict[str, Callable[[Site, World, str], uuid.UUID | str]] = {
     "card": _card,
     "tap": _tap,
     "reading": _reading,
+    "act": _act,
 }
 """How one of each kind is made in a branch (甲 or 乙); gives what a path calls it.
 
@@ -174,7 +187,7 @@ The branch has a member, a meeting 会…, a venue 堂… and a device 机… al
 of anything, see `tests.hub.world`.
 """
 
-NOTHING: dict[str, str] = {"tap": f"{NOWHERE}-{NOWHERE.hex}-1"}
+NOTHING: dict[str, str] = {"tap": f"{NOWHERE}-{NOWHERE.hex}-1", "act": f"{NOWHERE.hex}-1"}
 """What a path calls something that does not exist, where that is no UUID."""
 
 WORDS = {"register": "members"}

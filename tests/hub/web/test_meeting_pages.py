@@ -7,7 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, insert, select
 
-from hub.derive import derive_batch
+from hub.derive import derive_batch, rebuild_check
 from hub.domain.terms import Role
 from hub.store import schema as s
 from hub.store.engine import reading
@@ -260,6 +260,116 @@ def test_an_act_that_counts_for_nothing_is_shown_with_the_reason(site: Site) -> 
     response = site.signed_in("乙").get(f"{MEETING}/statements")
     assert response.status_code == 200
     assert "没有起作用" not in text_of(response)
+
+
+def at_the_reader(site: Site, *acts: tuple[str, Act, float, int | None, str | None]) -> None:
+    """Whose card, what, the minute, a number and a member's code: each as a device tells it."""
+    with site.engine.begin() as conn:
+        world = site.world(conn)
+        for who, what, at, number, code in acts:
+            site.seq += 1
+            about = None if code is None else world.names(code)
+            entry = Entry(
+                minutes(at) - minutes(-1000),
+                minutes(at),
+                True,
+                uid_of(world, who),
+                what,
+                number,
+                about,
+            )
+            world.batch("e", site.seq, [entry], minutes(at))
+        derive_batch(conn)
+
+
+def test_what_counts_at_the_reader_is_listed_and_can_be_withdrawn(site: Site) -> None:
+    with site.engine.begin() as conn:
+        site.world(conn).office("王", "甲")
+    at_the_reader(
+        site,
+        ("王", Act.OPENED, 1, None, None),
+        ("王", Act.HEAD_COUNT, 11, 6, None),
+        ("王", Act.WITNESSED, 12, None, "李"),
+    )
+    client = site.signed_in()
+    said = text_of(client.get(f"{MEETING}/statements"))
+    by = "王名，在刷卡机“一号”上刷卡"
+    assert f"现场证明 ：李名 李 {by} 2026-04-24 11:18 有效 撤回" in said
+    assert f"清点人数 6人 {by} 2026-04-24 11:17 有效 撤回" in said
+    assert f"会议开始 {by} 2026-04-24 11:07 有效 撤回" in said
+    assert said.index("现场证明") < said.index("清点人数") < said.index("会议开始")
+    assert attendances(site)["李"] == "WITNESSED"
+
+    paths = re.findall(r'href="([^"]*/acts/[^"]*)"', client.get(f"{MEETING}/statements").text)
+    for path, verb in zip(paths, ("现场证明”（李名", "清点人数 6人”", "会议开始”"), strict=True):
+        asked = text_of(client.get(path))
+        assert f"撤回“{verb}" in asked
+        assert "会题" in asked
+        assert by in asked
+        assert "已撤回" in followed(client, client.post(path.split("?")[0]))
+    said = text_of(client.get(f"{MEETING}/statements"))
+    assert "李" not in attendances(site)
+    assert said.count("有效") == 0
+    assert "撤回 清点人数6人 甲秘书 2026-04-24" in said
+    desk = text_of(client.get(f"{MEETING}/desk"))
+    assert "会议召开了吗？" in desk
+    # Once is enough, and it is said.
+    again = followed(client, client.post(paths[0].split("?")[0]))
+    assert "这一项已经撤回。" in again
+    with site.engine.begin() as conn:
+        assert rebuild_check(conn) == []
+
+
+def test_who_was_witnessed_at_the_reader_does_not_withdraw_it(site: Site) -> None:
+    with site.engine.begin() as conn:
+        world = site.world(conn)
+        world.office("王", "甲")
+        found = Role.OPERATOR
+        site.account(conn, "李管", "李管理", "甲", found, "李")
+    at_the_reader(site, ("王", Act.WITNESSED, 12, None, "李"))
+    [path] = re.findall(
+        r'href="([^"]*/acts/[^"?]*)', site.signed_in().get(f"{MEETING}/statements").text
+    )
+    client = site.signed_in("李管")
+    assert "/acts/" not in client.get(f"{MEETING}/statements").text
+    assert "这一项不能由本人撤回。" in followed(client, client.post(path))
+    assert attendances(site)["李"] == "WITNESSED"
+
+
+def test_a_partner_is_told_of_acts_at_the_reader_what_concerns_it(site: Site) -> None:
+    with site.engine.begin() as conn:
+        site.world(conn).office("王", "甲")
+        conn.execute(
+            insert(s.meeting_organisations).values(
+                meeting_id=site.ids["会"], organisation_id=site.ids["乙"], agreed_ms=0
+            )
+        )
+    at_the_reader(
+        site,
+        ("王", Act.HEAD_COUNT, 11, 6, None),
+        ("王", Act.WITNESSED, 12, None, "李"),
+        ("王", Act.WITNESSED, 13, None, "钱"),
+    )
+    response = site.signed_in("乙").get(f"{MEETING}/statements")
+    said = text_of(response)
+    assert "清点人数 6人" in said
+    assert "现场证明 ：钱名" in said
+    assert "李名" not in said
+    assert "/acts/" not in response.text
+
+
+def test_a_withdrawal_says_what_of_which_meeting_by_whom_and_when(site: Site) -> None:
+    client = site.signed_in()
+    client.post(f"{MEETING}/desk/head-count", data={"number": "6"})
+    path = f"/declarations/{declared(site, 'HEAD_COUNT')}/withdraw"
+    asked = text_of(client.get(path))
+    assert "撤回“清点人数 6人”？" in asked
+    assert "会议 会题 2026年4月24日 星期五" in asked
+    assert "甲秘书 2026-04-24 12:16" in asked
+    client.post(path)
+    said = text_of(client.get(f"{MEETING}/statements"))
+    at = "甲秘书 2026-04-24 12:16"
+    assert f"撤回 清点人数6人 {at} 清点人数 6人 {at} 已撤回" in said
 
 
 def test_without_such_an_act_there_is_no_word_of_it(site: Site) -> None:
