@@ -85,6 +85,7 @@ class Why(StrEnum):
     BUSY = "busy"
     NO_READER = "no_reader"
     CANNOT_RECORD = "cannot_record"
+    RETIRED = "retired"
     TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"
     STOPPING = "stopping"
@@ -109,6 +110,8 @@ class Refused(_Answer, frozen=True, tag="refused"):
             case Why.CANNOT_RECORD:
                 why = f" ({self.detail})" if self.detail else ""
                 return f"the journal cannot record{why}: see `shuaka-edge doctor`, then try again"
+            case Why.RETIRED:
+                return "this device is retired and records nothing any more: use another one"
             case Why.TIMED_OUT:
                 return f"no card was read within {WAIT_MS // 1000} seconds: nothing was recorded"
             case Why.CANCELLED:

@@ -4,6 +4,8 @@ Promises: a light that says recorded comes after the commit (P1); what could not
 red (P5); a journal that failed is opened anew, in a new epoch, and recording goes on by itself.
 It does not send, and it judges nobody: every card that could be read is recorded.
 
+Once the hub has told the device to retire, nothing is recorded any more, also after a restart.
+
 While somebody waits for a card that authorises what was asked (`ask`), the next card does that, and
 is recorded as that action instead of a tap.
 """
@@ -39,6 +41,7 @@ from edge.readers import (
     ReaderUp,
     wire_name,
 )
+from edge.retirement import is_retired, keep
 from edge.status import Heard, RecorderStatus
 from edge.store import (
     Journal,
@@ -94,6 +97,11 @@ class _Alarm:
 
 
 @dataclass(frozen=True, slots=True)
+class _Retire:
+    order: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class _NewRoster:
     roster: Roster
     boottime_ms: int
@@ -129,6 +137,7 @@ _Event = (
     | _Release
     | _NewGeneration
     | _Alarm
+    | _Retire
     | _NewRoster
     | _AskState
     | _Asked
@@ -158,6 +167,9 @@ class Recorder:
         self._debounce = Debounce(secrets.token_bytes(32), window_ms=debounce_ms)
         self._acted = Debounce(secrets.token_bytes(32), window_ms=debounce_ms)
         self._asked: _Asked | None = None
+        self._retired = is_retired(data, owner.edge)
+        self._order: bytes | None = None
+        """What told this edge to retire, while it could not be made durable."""
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._listener: Told | None = None
         self._journal: Journal | None = None
@@ -260,6 +272,9 @@ class Recorder:
     def alarm(self, reason: str) -> None:
         self._events.put(_Alarm(reason))
 
+    def retire(self, order: bytes) -> None:
+        self._events.put(_Retire(order))
+
     def new_roster(self, roster: Roster) -> None:
         self._events.put(_NewRoster(roster, self._clock.boottime_ms()))
 
@@ -313,6 +328,8 @@ class Recorder:
 
     def _handle(self, event: _Event) -> bool:
         match event:
+            case CardRead(reader=reader) | CardUnreadable(reader=reader) if self._retired:
+                self._feedback.show(Notice(Outcome.RETIRED, reader))
             case CardRead():
                 self._card(event)
             case CardUnreadable(reader=reader, reason=reason):
@@ -339,6 +356,8 @@ class Recorder:
                 self._commit()
                 if self._journal is not None:
                     self._journal.new_generation(generation)
+            case _Retire(order):
+                self._retire(order)
             case _Alarm(reason):
                 self._commit()
                 if self._journal is not None:
@@ -359,7 +378,9 @@ class Recorder:
     def _take(self, asked: _Asked) -> None:
         if self._journal is None:
             self._open_if_due()
-        if self._asked is not None:
+        if self._retired:
+            asked.tell(Refused(Why.RETIRED))
+        elif self._asked is not None:
             asked.tell(Refused(Why.BUSY))
         elif self._journal is None:
             asked.tell(Refused(Why.CANNOT_RECORD, self._failure))
@@ -371,6 +392,24 @@ class Recorder:
             self._asked = asked
             self._stand()
             asked.tell(Waiting(WAIT_MS // 1000))
+
+    def _retire(self, order: bytes) -> None:
+        """Records what was read until now, and nothing after it; durable before it is shown."""
+        if self._retired:
+            return
+        self._commit()
+        try:
+            keep(self._data, self._owner.edge, order)
+        except OSError as error:
+            if self._order is None:
+                log.error("told to retire, which cannot be kept (%s); tried again", error)  # noqa: TRY400
+            self._order = order
+            return
+        self._order, self._retired = None, True
+        log.warning("the hub has told this device to retire: it records nothing any more")
+        self._dismiss(Why.RETIRED)
+        self._stand()
+        self.ask_state()
 
     def _dismiss(self, why: Why) -> None:
         """Whoever waits for a card does so no more."""
@@ -450,6 +489,8 @@ class Recorder:
         """Makes durable what waits, then shows the lights."""
         cards, self._cards = self._cards, []
         others, self._entries = self._entries, []
+        if self._retired:
+            others = []
         if not cards and not others:
             return
         if self._journal is None:
@@ -519,6 +560,8 @@ class Recorder:
             self._feedback.show(Notice(Outcome.FAILED, card.reader))
 
     def _idle(self) -> None:
+        if self._order is not None:
+            self._retire(self._order)
         if self._journal is None:
             if self._open_if_due():
                 self._commit()
@@ -529,6 +572,8 @@ class Recorder:
 
     def _sample_clock(self, journal: Journal) -> None:
         """Notes when the clock becomes trusted, loses trust, or is stepped."""
+        if self._retired:
+            return
         now = self._stamp(self._clock.boottime_ms())
         before = self._sampled
         drift = (now.wall_ms - now.boottime_ms) - (before.wall_ms - before.boottime_ms)
@@ -545,6 +590,7 @@ class Recorder:
                     self._journal.digest,
                     at,
                     tuple(self._readers.values()),
+                    self._retired,
                 )
             )
 
@@ -590,7 +636,9 @@ class Recorder:
         self._stand()
 
     def _stand(self) -> None:
-        if self._journal is None:
+        if self._retired:
+            self._feedback.stand(Standing.RETIRED)
+        elif self._journal is None:
             self._feedback.stand(Standing.CANNOT_RECORD)
         elif not any(reader.up for reader in self._readers.values()):
             self._feedback.stand(Standing.NO_READER)

@@ -42,6 +42,8 @@ class JournalState:
     digest: bytes
     at: Stamp
     readers: tuple[ReaderState, ...]
+    closing: bool = False
+    """The device is retired: nothing comes after `head`."""
 
 
 JournalEvent = Opened | Appended | Pruned | JournalState
@@ -56,6 +58,9 @@ class JournalOwner(Protocol):
 
     def alarm(self, reason: str) -> None:
         """Journal and hub differ: for the doctor. May be said again and again."""
+
+    def retire(self, order: bytes) -> None:
+        """The hub, by this signed message, has told the edge to retire. May be said again."""
 
     def new_roster(self, roster: Roster) -> None: ...
 

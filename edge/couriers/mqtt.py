@@ -40,6 +40,7 @@ from protocol.batch import (
 )
 from protocol.delivery import NewGeneration, Outcome, Refusal, Refused, Released, Sender
 from protocol.errors import RemoteError
+from protocol.fleet import Command, Order
 from protocol.identity import MAX_MESSAGE_BYTES, Enrolment, MessageType
 from protocol.roster import Roster
 from protocol.topics import Broker
@@ -255,6 +256,7 @@ class Courier:
         self._sender = Sender(enrolment.edge, enrolment.generation, random.Random())
         self._receipts = topics.receipt(enrolment.edge)
         self._rosters = topics.roster(enrolment.edge)
+        self._orders = topics.order(enrolment.edge)
         self._roster_issued_ms = 0
         self._greeted = (0, 0)
         self._not_taken = ""
@@ -263,7 +265,7 @@ class Courier:
         self._link = Link(
             broker,
             enrolment.edge.hex(),
-            [self._receipts, self._rosters, topics.HUB_STATE],
+            [self._receipts, self._rosters, self._orders, topics.HUB_STATE],
             self.tell,
             via,
         )
@@ -273,6 +275,7 @@ class Courier:
         self._synced = False
         self._connected = False
         self._next_heartbeat = 0
+        self._is_retired = self._has_closed = False
         self._complain_at = self._unsaid = 0
         self._hub_online: bool | None = None
         self._hub_session = (0, 0)
@@ -324,6 +327,7 @@ class Courier:
             going = self._handle_what_waits()
             self._send_all()
             self._heartbeat_if_due()
+            self._close_if_done()
             self._status = replace(
                 self._status,
                 connected=self._connected,
@@ -385,6 +389,7 @@ class Courier:
             case JournalState() if not self._sender.knows(event.epoch):
                 pass
             case JournalState():
+                self._is_retired = event.closing
                 self._publish(topics.Up.STATE, MessageType.HEARTBEAT, self._heartbeat(event))
             case Stop():
                 pass
@@ -459,6 +464,11 @@ class Courier:
             elif topic == self._rosters:
                 self._take_roster(Roster.open(payload, hub, self._enrolment.edge, self._keys.seal))
                 return
+            elif topic == self._orders:
+                order = Order.open(payload, hub, self._enrolment.edge)
+                if order.command == Command.RETIRE:
+                    self._owner.retire(payload)
+                return
             else:
                 return
         except RemoteError as error:
@@ -518,6 +528,14 @@ class Courier:
             self._next_heartbeat = _now() + HEARTBEAT_MS
             self._owner.ask_state()
 
+    def _close_if_done(self) -> None:
+        """Says that this was all as soon as it was; said again with each heartbeat."""
+        if not (self._is_retired and self._synced and self._sender.unreceipted() == 0):
+            self._has_closed = False
+        elif self._connected and not self._has_closed:
+            self._has_closed = True
+            self._owner.ask_state()
+
     def _heartbeat(self, state: JournalState) -> bytes:
         held = {each.epoch: each for each in self._journal().epochs()}
         return Heartbeat(
@@ -529,6 +547,7 @@ class Courier:
             first_held=held[state.epoch].first,
             unreceipted=self._sender.unreceipted(),
             readers=state.readers,
+            closing=state.closing and self._synced and self._sender.unreceipted() == 0,
         ).encode()
 
     def _publish(self, channel: topics.Up, message: MessageType, payload: bytes) -> None:

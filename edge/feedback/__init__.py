@@ -149,6 +149,8 @@ class Outcome(Enum):
     """Nothing was recorded: the journal cannot. Or nobody knows, and the notice says so."""
     NOT_ENROLLED = ("✘", Light.RED, "设备未登记，无法记录，请联系工作人员", *_REFUSAL)
     """Nothing was recorded: the device belongs to no hub yet."""
+    RETIRED = ("✘", Light.RED, "设备已退役，没有记录，请到其他设备刷卡", *_REFUSAL)
+    """Nothing was recorded: the hub has told the device to retire."""
 
     def __init__(
         self, symbol: str, light: Light, wording: str, pattern: Pattern, blink: Blink
@@ -186,6 +188,8 @@ class Standing(Enum):
     NO_READER = ("✘", Light.RED, "读卡器未连接，请联系工作人员")
     CANNOT_RECORD = ("✘", Light.RED, "无法记录，请联系工作人员")
     NOT_ENROLLED = ("✘", Light.RED, "设备未登记，无法记录，请联系工作人员")
+    RETIRED = ("✘", Light.RED, "设备已退役，不再记录，请到其他设备刷卡")
+    """The hub has told the device to retire; it only hands over what it holds."""
 
     def __init__(self, symbol: str, light: Light, wording: str) -> None:
         self.symbol = symbol

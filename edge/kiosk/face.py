@@ -165,6 +165,8 @@ def why(reason: Why) -> str:
             return "读卡器未连接"
         case Why.CANNOT_RECORD:
             return "存储故障，无法记录"
+        case Why.RETIRED:
+            return "设备已退役"
         case Why.TIMED_OUT:
             return f"{WAIT_MS // 1000} 秒内没有读到卡"
         case Why.CANCELLED:

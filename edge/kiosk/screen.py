@@ -214,7 +214,7 @@ def _said(told: Told) -> tuple[Look, str, str]:
             return Look.READY, words, more or "将卡平放在读卡区，看到结果后拿开"
         case Standing.AWAITING:
             return Look.AWAITING, words, f"{told.detail}　{more}" if told.detail else more
-        case Standing.NO_READER | Standing.CANNOT_RECORD | Standing.NOT_ENROLLED:
+        case Standing.NO_READER | Standing.CANNOT_RECORD | Standing.NOT_ENROLLED | Standing.RETIRED:
             return Look.FAILED, words, more + detail
         case _:
             assert_never(told.standing)
@@ -234,7 +234,7 @@ def _look(outcome: Outcome) -> Look:
             return Look.ACTED
         case Outcome.UNREADABLE:
             return Look.AGAIN
-        case Outcome.FAILED | Outcome.NOT_ENROLLED:
+        case Outcome.FAILED | Outcome.NOT_ENROLLED | Outcome.RETIRED:
             return Look.FAILED
         case _:
             assert_never(outcome)

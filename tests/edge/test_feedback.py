@@ -59,6 +59,7 @@ def test_what_was_not_recorded_is_red_and_what_was_is_not() -> None:
         Outcome.UNREADABLE,
         Outcome.FAILED,
         Outcome.NOT_ENROLLED,
+        Outcome.RETIRED,
     }
 
 
@@ -66,7 +67,7 @@ CLASSES = {
     "recorded and recognised": [Outcome.RECOGNISED],
     "recorded, to be checked": [Outcome.UNKNOWN],
     "not readable, try again": [Outcome.UNREADABLE],
-    "cannot record": [Outcome.FAILED, Outcome.NOT_ENROLLED],
+    "cannot record": [Outcome.FAILED, Outcome.NOT_ENROLLED, Outcome.RETIRED],
 }
 NEUTRAL = [Outcome.RECORDED, Outcome.ALREADY, Outcome.ACTED]
 
