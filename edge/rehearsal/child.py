@@ -3,7 +3,7 @@
 Runs as a process of its own, which `edge.rehearsal.run` starts and kills. Its standard input
 brings a task (a line of JSON), then commands (`Command`, a line each); at its end, which is also
 the end of who started it, the process ends. What is shown goes, beside the configured outputs, as
-lines of JSON (`Shown`, `Stood`) to the descriptor that the task names.
+lines of JSON (`Said`) to the descriptor that the task names.
 
 Only readers, clock and the way to the broker stand in for the real ones; whether a card is
 recorded, and when its light comes, is the product's own doing.
@@ -112,7 +112,13 @@ class Stood(_Line, frozen=True):
     standing: str
 
 
-Said = Shown | Stood
+class Took(_Line, frozen=True):
+    """The readers have told of a card; no word on what became of it."""
+
+    number: int
+
+
+Said = Shown | Stood | Took
 
 
 class RehearsalClock:
@@ -146,6 +152,10 @@ class _Outside:
 
     def stand(self, standing: Standing, _detail: str = "") -> None:
         self._say(Stood(standing.name))
+
+    def took(self, number: int) -> None:
+        """A card has been handed on."""
+        self._say(Took(number))
 
     def _say(self, said: Said) -> None:
         os.write(self._descriptor, msgspec.json.encode(said) + b"\n")
@@ -201,7 +211,8 @@ def _rehearse(task: Task, config: Config, commands: queue.SimpleQueue[Command]) 
     scratch = Path(task.scratch)
     kiosk = open_kiosk(config)
     screens = [] if kiosk is None else [kiosk.face]
-    feedback = Fanout([_Outside(task.lights), *outputs(config), *screens])
+    outside = _Outside(task.lights)
+    feedback = Fanout([outside, *outputs(config), *screens])
     recorder = Recorder(
         scratch,
         Owner(task.edge, task.hub_seal, rehearsal=True),
@@ -226,6 +237,7 @@ def _rehearse(task: Task, config: Config, commands: queue.SimpleQueue[Command]) 
                     yield Unplug(reader)
                 case Hold(reader, number):
                     yield Present(reader, Credential(REHEARSAL_SCHEME, "", str(number)))
+                    outside.took(number)
                 case Lift(reader):
                     yield Remove(reader)
                 case SetClock():

@@ -29,6 +29,7 @@ import msgspec
 from edge.config import Config
 from edge.enrol import load_identity
 from edge.feedback import Outcome, Standing
+from edge.recorder import TICK_S
 from edge.rehearsal.child import (
     Command,
     Hold,
@@ -41,10 +42,11 @@ from edge.rehearsal.child import (
     Stop,
     TakeOff,
     Task,
+    Took,
 )
 from edge.rehearsal.ledger import Card, Ledger, Light, Report, Tap, table
 from edge.rehearsal.line import Line
-from edge.store import FILE_NAME, LOCK_NAME, JournalReader
+from edge.store import FILE_NAME, LOCK_NAME, Held, JournalReader
 from protocol.errors import RemoteError
 from protocol.identity import OpeningKey
 from protocol.journal import Tap as TapEntry
@@ -57,6 +59,8 @@ PREFIX: Final = "rehearsal-"
 START_S: Final = 30.0
 LIGHT_S: Final = 6.0
 STOP_S: Final = 20.0
+QUIET_S: Final = TICK_S + 0.2
+"""After this without a change the recorder has noted what it had to."""
 OTHER_REHEARSAL: Final = "another rehearsal runs here"
 RUNNING: Final = (
     "shuaka-edge runs here: stop it first (systemctl stop shuaka-edge), and start it again"
@@ -364,6 +368,15 @@ class _Run:
                 return
             self._note(card, said)
 
+    def _await_taken(self, card: Card) -> None:
+        """Waits until the readers have told of the card, or there was a light."""
+        deadline = time.monotonic() + LIGHT_S
+        while not card.lights:
+            said = self._now.hear(deadline - time.monotonic())
+            if said is None or said == Took(card.number):
+                return
+            self._note(card, said)
+
     def _note(self, card: Card, said: Said) -> None:
         """A light of the card, and whether the tap is durable at this moment."""
         if isinstance(said, Shown) and said.reader == card.reader:
@@ -375,18 +388,33 @@ class _Run:
 
     def _lose_power(self, step: Step) -> None:
         is_held = step is Step.KILL_BEFORE
+        if is_held:
+            self._await_quiet()
         with self._journal_held() if is_held else contextlib.nullcontext():
             card = self._present()
             if step is Step.KILL_LIT:
                 self._await_light(card)
+            elif is_held:
+                self._await_taken(card)
+                time.sleep(self._chance.uniform(0.2, 0.4))
             else:
-                time.sleep(self._chance.uniform(0.1, 0.25) if is_held else 0)
                 time.sleep(self._chance.uniform(0, 0.03))
             # while the journal is held, what was lit is not durable
             for said in self._now.kill():
                 self._note(card, said)
         card.was_interrupted = True
         self._start()
+
+    def _await_quiet(self) -> None:
+        """Waits until nothing else is about to be written, or a few seconds."""
+        before: list[Held] = []
+        same_since = started = time.monotonic()
+        while (now := time.monotonic()) - same_since < QUIET_S and now - started < 5 * QUIET_S:
+            with contextlib.closing(JournalReader(self._scratch)) as reader:
+                held = reader.epochs()
+            if held != before:
+                before, same_since = held, now
+            time.sleep(0.05)
 
     @contextlib.contextmanager
     def _journal_held(self) -> Iterator[None]:
