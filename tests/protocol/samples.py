@@ -6,7 +6,7 @@ one: see tests/vectors/README.md.
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -23,6 +23,7 @@ from protocol.batch import (
     ReaderState,
     Receipt,
 )
+from protocol.courierfile import Channel, CourierReader, Direction, Ending, Item, begin, end
 from protocol.credential import Assurance, Credential, member_credential
 from protocol.fleet import Certificate, CertificateRequest, Command, NextKeys, Order
 from protocol.identity import (
@@ -214,6 +215,17 @@ ACTION_PARCEL = Parcel(
 )
 PARCEL = Parcel(EDGE_KEY.sign(MessageType.BATCH, BATCH.encode()), (SEALED_UID,))
 
+UP_ITEMS = (
+    Item(Channel.HELLO, EDGE, EDGE_KEY.sign(MessageType.HELLO, HELLO.encode())),
+    Item(Channel.JOURNAL, EDGE, PARCEL.encode()),
+    Item(Channel.STATE, EDGE, EDGE_KEY.sign(MessageType.HEARTBEAT, HEARTBEAT.encode())),
+)
+DOWN_ITEMS = (
+    Item(Channel.KEYS, EDGE, NEXT_KEYS.seal(HUB_SIGN)),
+    Item(Channel.RECEIPT, EDGE, HUB_SIGN.sign(MessageType.RECEIPT, RECEIPT.encode())),
+    Item(Channel.ORDER, EDGE, ORDER.seal(HUB_SIGN)),
+)
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -255,6 +267,29 @@ def roster_with(content: bytes) -> Roster:
 
 def roster_info(roster: Roster) -> bytes:
     return b"shuaka/1/roster" + roster.edge + roster.issued_ms.to_bytes(8)
+
+
+def courier_file(direction: Direction, items: Sequence[Item]) -> bytes:
+    return begin(direction) + b"".join(each.encode() for each in items) + end(len(items))
+
+
+def read_courier_file(direction: Direction, data: bytes) -> tuple[Item, ...]:
+    """The items of a file, which must be whole."""
+    reader = CourierReader(direction)
+    items = reader.feed(data)
+    reader.close()
+    assert (reader.ending, reader.passed_over) == (Ending.WHOLE, 0)
+    return tuple(items)
+
+
+def courier_sample(what: str, direction: Direction, items: tuple[Item, ...]) -> Sample:
+    return Sample(
+        what,
+        "courier-record",
+        items,
+        lambda each: courier_file(direction, each),
+        lambda data: read_courier_file(direction, data),
+    )
 
 
 def certificate_request(data: bytes) -> CertificateRequest:
@@ -416,6 +451,14 @@ SAMPLES: Mapping[str, Sample] = {
         "signed-enrolment", ENROLMENT,
         lambda each: HUB_SIGN.sign(MessageType.ENROLMENT, each.encode()),
         lambda data: open_enrolment(data, CODE, EDGE_KEY.public, PROOF),
+    ),
+    "courier-up": courier_sample(
+        "a file from an edge: hello, journal and heartbeat of the vectors of these names",
+        Direction.UP, UP_ITEMS,
+    ),
+    "courier-down": courier_sample(
+        "a file for an edge: hub-keys, receipt and order of the vectors of these names",
+        Direction.DOWN, DOWN_ITEMS,
     ),
 }  # fmt: skip
 

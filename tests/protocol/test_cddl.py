@@ -103,5 +103,5 @@ def test_a_vector_obeys_no_other_messages_rule() -> None:
 
 
 def test_nothing_is_left_over() -> None:
-    tops = {"parcel", "sealed-subject", "subject", "entry", "roster-content"}
+    tops = {"parcel", "sealed-subject", "subject", "entry", "roster-content", "courier-record"}
     assert SCHEMA.unused() - tops == {f"signed-{each}" for each in MessageType} - {"signed-batch"}

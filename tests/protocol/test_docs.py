@@ -13,6 +13,7 @@ import yaml
 from protocol import (
     batch,
     cbor,
+    courierfile,
     credential,
     delivery,
     fleet,
@@ -58,7 +59,18 @@ def test_every_message_is_explained_and_no_other() -> None:
 
 
 def limits() -> Iterator[tuple[str, int]]:
-    modules = [batch, cbor, credential, delivery, fleet, identity, journal, roster, sealing]
+    modules = [
+        batch,
+        cbor,
+        courierfile,
+        credential,
+        delivery,
+        fleet,
+        identity,
+        journal,
+        roster,
+        sealing,
+    ]
     seen = set()
     for module in modules:
         for name, value in inspect.getmembers(module):
