@@ -46,6 +46,7 @@ from edge.rehearsal.child import (
 )
 from edge.rehearsal.ledger import Card, Ledger, Light, Report, Tap, table
 from edge.rehearsal.line import Line
+from edge.retirement import is_retired
 from edge.store import FILE_NAME, LOCK_NAME, Held, JournalReader
 from protocol.errors import RemoteError
 from protocol.identity import OpeningKey
@@ -170,6 +171,8 @@ def rehearse(
             "this device is not enrolled: run shuaka-edge enrol --hub URL --code CODE, or rehearse"
             " without a hub: --offline"
         )
+    if identity is not None and is_retired(data, identity[0].edge):
+        raise RehearsalError("the hub has told this device to retire: it records nothing any more")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_alone(data))
         scratch = stack.enter_context(_scratch(data))

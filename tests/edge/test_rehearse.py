@@ -20,16 +20,18 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from edge import retirement
 from edge.cli import main
 from edge.clock import SystemClock
 from edge.config import Config, load
 from edge.couriers.mqtt import _Certified
+from edge.enrol import Keys
 from edge.rehearsal.child import RehearsalClock, SetClock, Task
 from edge.rehearsal.ledger import Ledger, Light, Report, Tap, table
 from edge.rehearsal.line import Line
 from edge.rehearsal.run import Fault, RehearsalError, Step, Wanted, cards_needed, plan, rehearse
 from edge.store import Journal, JournalReader, Owner
-from protocol.identity import OpeningKey
+from protocol.identity import Enrolment, HubKeys, OpeningKey, SigningKey
 from protocol.journal import EpochHeader, Stamp
 from tests.rig import wait_for
 
@@ -210,6 +212,20 @@ def test_fewer_cards_than_the_faults_need_are_refused(config: Config) -> None:
 def test_who_is_not_enrolled_is_told_so(config: Config) -> None:
     with pytest.raises(RehearsalError, match=r"not enrolled.*--offline"):
         rehearse(config, None, replace(OFFLINE, is_offline=False), print)
+
+
+def test_a_device_that_retired_is_not_rehearsed(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = HubKeys(bytes(32), OpeningKey.generate().public)
+    enrolment = Enrolment(bytes(range(16)), "门口", bytes(32), hub, 1, "mqtt://127.0.0.1")
+    keys = Keys(SigningKey.generate(), OpeningKey.generate())
+    monkeypatch.setattr("edge.rehearsal.run.load_identity", lambda _data: (enrolment, keys))
+    config.edge.data.mkdir()
+    retirement.keep(config.edge.data, enrolment.edge, b"order")
+    for is_offline in (True, False):
+        with pytest.raises(RehearsalError, match="told this device to retire"):
+            rehearse(config, None, replace(OFFLINE, is_offline=is_offline), print)
 
 
 # --- parts ----------------------------------------------------------------------------------------
