@@ -20,6 +20,7 @@ from edge.feedback.gpio import PinNumbers
 from edge.readers.nfc import NfcDevice
 from edge.readers.supervised import DEFAULT_READ_TIMEOUT_MS
 from edge.readers.wedge import Wedge
+from edge.store import KEEP_DAYS, KEEP_ENTRIES
 from edge.taps import DEFAULT_WINDOW_MS
 from protocol.credential import CardNumberFormat
 from protocol.topics import Broker
@@ -90,6 +91,15 @@ class ReadersSection(_Section, frozen=True):
     """Readers that type like a keyboard."""
 
 
+class JournalSection(_Section, frozen=True):
+    """`[journal]`"""
+
+    keep_days: Annotated[int, msgspec.Meta(ge=0, le=3_650)] = KEEP_DAYS
+    """Days of running time that an entry is kept after its receipt; see edge.store.Retention."""
+    keep_entries: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = KEEP_ENTRIES
+    """At most so many are kept after their receipt."""
+
+
 class ClockSection(_Section, frozen=True):
     """`[clock]`"""
 
@@ -130,6 +140,7 @@ class Config(_Section, frozen=True):
     edge: EdgeSection = EdgeSection()
     readers: ReadersSection = ReadersSection()
     cards: CardsSection = CardsSection()
+    journal: JournalSection = JournalSection()
     clock: ClockSection = ClockSection()
     mqtt: MqttSection = MqttSection()
     feedback: FeedbackSection = FeedbackSection()

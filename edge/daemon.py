@@ -29,7 +29,7 @@ from edge.readers.nfc import NfcReaders
 from edge.readers.pcsc import PcscReaders
 from edge.readers.wedge import WedgeReaders
 from edge.recorder import Recorder
-from edge.store import Owner
+from edge.store import Owner, Retention
 from protocol.identity import Enrolment
 from protocol.topics import Broker
 
@@ -149,6 +149,7 @@ class Daemon:
             feedback,
             debounce_ms=self._config.readers.debounce_ms,
             read_timeout_ms=self._config.readers.read_timeout_ms,
+            keep=Retention(self._config.journal.keep_days, self._config.journal.keep_entries),
         )
         broker = Broker.parse(self._config.mqtt.url or enrolment.mqtt_url)
         courier = Courier(self._data, enrolment, keys, broker, recorder)

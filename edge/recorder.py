@@ -44,6 +44,8 @@ from edge.readers import (
 from edge.retirement import is_retired, keep
 from edge.status import Heard, RecorderStatus
 from edge.store import (
+    DEFAULT_RETENTION,
+    Ended,
     Journal,
     JournalBusyError,
     JournalError,
@@ -51,6 +53,7 @@ from edge.store import (
     NewAction,
     NewTap,
     Owner,
+    Retention,
 )
 from edge.taps import Debounce
 from protocol import journal as entries
@@ -158,9 +161,11 @@ class Recorder:
         *,
         debounce_ms: int,
         read_timeout_ms: int,
+        keep: Retention = DEFAULT_RETENTION,
     ) -> None:
         self._data = data
         self._owner = owner
+        self._keep = keep
         self._clock = clock
         self._feedback = feedback
         self._settle_ms = read_timeout_ms + SETTLE_MS
@@ -173,6 +178,7 @@ class Recorder:
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._listener: Told | None = None
         self._journal: Journal | None = None
+        self._ended: Ended | None = None
         self._failure = ""
         self._try_open_at = 0
         self._readers: dict[str, ReaderState] = {}
@@ -567,7 +573,7 @@ class Recorder:
                 self._commit()
             return
         self._sample_clock(self._journal)
-        for epoch, first in self._journal.flush():
+        for epoch, first in self._journal.flush(self._clock.boottime_ms()):
             self._notify(Pruned(epoch, first))
 
     def _sample_clock(self, journal: Journal) -> None:
@@ -596,7 +602,9 @@ class Recorder:
 
     def _open(self) -> None:
         self._sampled = self._stamp(self._clock.boottime_ms())
-        self._journal = Journal.open(self._data, self._owner, self._clock.boot_id(), self._sampled)
+        self._journal = Journal.open(
+            self._data, self._owner, self._clock.boot_id(), self._sampled, self._keep, self._ended
+        )
         self._failure = ""
         self._notify(Opened(self._journal.epoch, self._journal.header_bytes))
         self._stand()
@@ -631,6 +639,7 @@ class Recorder:
             self._lost_at = self._stamp(self._clock.boottime_ms())
         self._failure = failure
         if self._journal is not None:
+            self._ended = self._journal.ended()
             self._journal.close()
             self._journal = None
         self._stand()

@@ -1,14 +1,20 @@
 """The journal on disk: SQLite in WAL mode with synchronous=FULL, so that a commit is durable.
 
 Promises: `append` returns only after the entries and their digests are on storage that honours
-fdatasync; an entry is never changed; what has no receipt is never removed. It does not decide when
-to send, whom to tell, or whether a tap is a repeat.
+fdatasync, in the files that a later start will find; an entry is never changed; what has no receipt
+is never removed; what is lost all the same is stated. It does not decide when to send, whom to
+tell, or whether a tap is a repeat.
+
+After any failure the journal is opened anew, in a new epoch. What the kernel holds of a failed sync
+is trusted by nobody: opening writes all of the log into the file and begins the log again.
 
 One thread owns a `Journal`, which writes. Any number of `JournalReader`s read beside it.
 """
 
 import contextlib
+import errno
 import fcntl
+import functools
 import os
 import secrets
 import sqlite3
@@ -17,7 +23,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NoReturn, Self
+from urllib.parse import quote
 
+from edge import ballast
 from protocol.batch import MAX_ITEMS, Batch
 from protocol.credential import Assurance, Credential
 from protocol.errors import RemoteError
@@ -49,16 +57,23 @@ from protocol.sealing import (
 
 FILE_NAME: Final = "journal.db"
 LOCK_NAME: Final = "journal.lock"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 APPLICATION_ID: Final = 0x73687561  # "shua"
 
 DAMAGED: Final = "damaged"
 FORMER: Final = "former"
 """Why a journal was set aside: it is kept as FILE_NAME.damaged-1, FILE_NAME.former-1 and so on."""
 
-KEEP_RELEASED: Final = 100_000
-"""Entries kept after their receipt, so that a hub restored from a backup can ask again."""
+KEEP_DAYS: Final = 90
+KEEP_ENTRIES: Final = 100_000
 
+PRUNE_AT_ONCE: Final = 5_000
+"""Entries that one `flush` removes at most: cards wait meanwhile."""
+DAY_MS: Final = 86_400_000
+NEAR_BITS: Final = 64
+"""Two digests that differ in no more of their 256 bits are one, with some flipped."""
+ODOMETER_MS: Final = 600_000
+"""How often the time that the journal has been open is written down."""
 _SCHEMA: Final = """
 CREATE TABLE epochs (
     id INTEGER PRIMARY KEY,
@@ -68,7 +83,11 @@ CREATE TABLE epochs (
     previous BLOB NOT NULL,
     released INTEGER NOT NULL DEFAULT 0
 );
-CREATE TABLE header_copies (epoch BLOB PRIMARY KEY, header BLOB NOT NULL);
+CREATE TABLE header_copies (
+    epoch BLOB PRIMARY KEY,
+    header BLOB NOT NULL,
+    released INTEGER NOT NULL DEFAULT 0
+);
 CREATE TABLE entries (
     epoch_id INTEGER NOT NULL REFERENCES epochs,
     seq INTEGER NOT NULL,
@@ -79,8 +98,32 @@ CREATE TABLE entries (
     PRIMARY KEY (epoch_id, seq)
 ) WITHOUT ROWID;
 CREATE TABLE state (name TEXT PRIMARY KEY, value NOT NULL);
+CREATE TABLE receipts (
+    day INTEGER NOT NULL,
+    epoch BLOB NOT NULL,
+    through INTEGER NOT NULL,
+    PRIMARY KEY (day, epoch)
+) WITHOUT ROWID;
 """
-_FROM_VERSION_1: Final = "ALTER TABLE entries ADD COLUMN about BLOB"
+"""`released` stands twice, and the lesser of both counts: rot must not let go of an entry. A row of
+`receipts` says how far an epoch was released on that day of the odometer."""
+
+_UPGRADES: Final = {
+    1: ("ALTER TABLE entries ADD COLUMN about BLOB",),
+    2: (
+        "ALTER TABLE header_copies ADD COLUMN released INTEGER NOT NULL DEFAULT 0",
+        (
+            "UPDATE header_copies SET released ="
+            " coalesce((SELECT released FROM epochs e WHERE e.epoch = header_copies.epoch), 0)"
+        ),
+        (
+            "CREATE TABLE receipts (day INTEGER NOT NULL, epoch BLOB NOT NULL,"
+            " through INTEGER NOT NULL, PRIMARY KEY (day, epoch)) WITHOUT ROWID"
+        ),
+        "INSERT INTO receipts SELECT 0, epoch, released FROM epochs WHERE released > 0",
+    ),
+}
+"""What makes the next format of each earlier one."""
 
 
 class JournalError(Exception):
@@ -141,13 +184,42 @@ class Owner:
     """Whether its epochs count for nothing, see `protocol.journal.EpochHeader`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What is kept after its receipt, so that a hub restored from a backup can ask again."""
+
+    days: int = KEEP_DAYS
+    """Of running time: no clock that is set wrong ages anything."""
+    entries: int = KEEP_ENTRIES
+    """At most; what has no receipt is kept whatever its number or age."""
+
+
+DEFAULT_RETENTION: Final = Retention()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How far an epoch was durable when its journal was given up."""
+
+    header: bytes
+    head: int
+    digest: bytes
+
+
 class Journal:
     """The journal open for writing, in a new epoch."""
 
     def __init__(
-        self, db: sqlite3.Connection, lock: int, path: Path, header: EpochHeader, box: SubjectBox
+        self,
+        db: sqlite3.Connection,
+        lock: int,
+        path: Path,
+        header: EpochHeader,
+        box: SubjectBox,
+        keep: Retention,
     ) -> None:
         self._db = db
+        self._keep = keep
         self._lock = lock
         self.path = path
         self.header_bytes = header.encode()
@@ -160,36 +232,68 @@ class Journal:
         self._next_digest = self.digest
         self._releases: dict[bytes, int] = {}
         self._alarm = ""
+        self._files: dict[Path, os.stat_result] = {}
+        self._opened_ms = header.opened.boottime_ms
+        self._odometer_ms = 0
+        self._running_ms = 0
+        self._started_ms = 0
+        self._pruned_on = -1
+        self._is_pruning = False
+        self._has_ballast = False
 
     @classmethod
-    def open(cls, data: Path, owner: Owner, boot: bytes, now: Stamp) -> Self:
+    def open(
+        cls,
+        data: Path,
+        owner: Owner,
+        boot: bytes,
+        now: Stamp,
+        keep: Retention = DEFAULT_RETENTION,
+        after: Ended | None = None,
+    ) -> Self:
         """Opens the journal in folder `data` and begins an epoch, durably.
 
-        Raises JournalBusyError, JournalNewerError, JournalError. A file that is damaged beyond
-        use, or of another edge (this device was enrolled anew), is set aside under another name,
-        never deleted, and a new one begun.
+        `after` is where this process gave the journal up, if it had it open before: what is not
+        there any more of it is stated. A full disk is given the ballast's room, once. A file that
+        is damaged beyond use, or of another edge (this device was enrolled anew), is set aside
+        under another name, never deleted, and a new one begun.
+        Raises JournalBusyError, JournalNewerError, JournalError.
         """
-        path = data / FILE_NAME
         try:
-            data.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise JournalError(f"{data}: {error.strerror}") from error
+            return cls._open(data, owner, boot, now, keep, after)
+        except (sqlite3.Error, OSError) as error:
+            if not _is_full(error) or not ballast.release(data):
+                raise _worded(data / FILE_NAME, error) from error
+        try:
+            return cls._open(data, owner, boot, now, keep, after)
+        except (sqlite3.Error, OSError) as error:
+            raise _worded(data / FILE_NAME, error) from error
+
+    @classmethod
+    def _open(
+        cls,
+        data: Path,
+        owner: Owner,
+        boot: bytes,
+        now: Stamp,
+        keep: Retention,
+        after: Ended | None,
+    ) -> Self:
+        path = data / FILE_NAME
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise JournalBusyError(f"{path}: another shuaka-edge is writing here") from error
+            db = _open_or_set_aside(path, owner.edge)
             try:
-                db = _open_or_set_aside(path, owner.edge)
-            except sqlite3.Error as error:
-                raise JournalError(f"{path}: {error}") from error
-            except OSError as error:
-                raise JournalError(f"{path}: {error.strerror}") from error
-            try:
-                return cls._begin(db, lock, path, owner, boot, now)
+                _begin_log_again(db, path, is_needed=after is not None)
+                return cls._begin(db, lock, path, owner, boot, now, keep, after)
             except BaseException:
-                db.close()
+                with contextlib.suppress(sqlite3.Error):
+                    db.close()
                 raise
         except BaseException:
             os.close(lock)
@@ -204,32 +308,43 @@ class Journal:
         owner: Owner,
         boot: bytes,
         now: Stamp,
+        keep: Retention,
+        after: Ended | None,
     ) -> Self:
+        with _transaction(db):
+            if after is not None:
+                _state_loss(db, after)
+            _mend_ends(db)
         epoch = secrets.token_bytes(16)
         content_key = secrets.token_bytes(CONTENT_KEY_BYTES)
-        try:
-            header = EpochHeader(
-                edge=owner.edge,
-                epoch=epoch,
-                boot=boot,
-                opened=now,
-                parent=_last_entry(db),
-                software=f"shuaka-edge {version('shuaka')}",
-                hub_key=key_id(owner.hub_seal),
-                wrapped_key=wrap_content_key(content_key, owner.hub_seal, owner.edge, epoch),
-                rehearsal=owner.rehearsal,
+        header = EpochHeader(
+            edge=owner.edge,
+            epoch=epoch,
+            boot=boot,
+            opened=now,
+            parent=_last_entry(db),
+            software=_software(),
+            hub_key=key_id(owner.hub_seal),
+            wrapped_key=wrap_content_key(content_key, owner.hub_seal, owner.edge, epoch),
+            rehearsal=owner.rehearsal,
+        )
+        journal = cls(db, lock, path, header, SubjectBox(content_key, owner.edge, epoch), keep)
+        with _transaction(db):
+            (journal._id,) = db.execute(
+                "INSERT INTO epochs (epoch, header, previous) VALUES (?, ?, ?) RETURNING id",
+                (epoch, journal.header_bytes, journal.digest),
+            ).fetchone()
+            db.execute(
+                "INSERT INTO header_copies (epoch, header) VALUES (?, ?)",
+                (epoch, journal.header_bytes),
             )
-            journal = cls(db, lock, path, header, SubjectBox(content_key, owner.edge, epoch))
-            with _transaction(db):
-                (journal._id,) = db.execute(
-                    "INSERT INTO epochs (epoch, header, previous) VALUES (?, ?, ?) RETURNING id",
-                    (epoch, journal.header_bytes, journal.digest),
-                ).fetchone()
-                db.execute("INSERT INTO header_copies VALUES (?, ?)", (epoch, journal.header_bytes))
-                db.execute("DELETE FROM state WHERE name = 'alarm'")
-                journal._write([ClockSample(now)])
-        except sqlite3.Error as error:
-            raise JournalError(f"{path}: {error}") from error
+            db.execute("DELETE FROM state WHERE name = 'alarm'")
+            journal._write([ClockSample(now)])
+        row = db.execute("SELECT value FROM state WHERE name = 'odometer'").fetchone()
+        journal._running_ms = journal._odometer_ms = max(0, int(row[0])) if row else 0
+        journal._started_ms = journal._running_ms
+        journal._look_at_files()
+        journal._has_ballast = ballast.lay_in(path.parent)
         journal._advance(1)
         return journal
 
@@ -243,10 +358,15 @@ class Journal:
             with _transaction(self._db):
                 count = self._write(items)
                 self._write_releases()
-        except sqlite3.Error as error:
-            raise JournalError(f"{self.path}: {error}") from error
+            self._look_at_files()
+        except (sqlite3.Error, OSError) as error:
+            raise _worded(self.path, error) from error
         self._advance(count)
         return self.head
+
+    def ended(self) -> Ended:
+        """How far this epoch is durable, for who opens the journal after a failure."""
+        return Ended(self.header_bytes, self.head, self.digest)
 
     def release(self, epoch: bytes, through: int) -> None:
         """Notes receipts up to `through`; written with the next commit or by `flush`.
@@ -255,12 +375,18 @@ class Journal:
         """
         self._releases[epoch] = max(through, self._releases.get(epoch, 0))
 
-    def flush(self) -> list[tuple[bytes, int]]:
-        """Writes noted releases and prunes beyond KEEP_RELEASED. Raises JournalError.
+    def flush(self, boottime_ms: int = 0) -> list[tuple[bytes, int]]:
+        """Writes noted releases and removes what need not be kept; call it when there is time.
 
-        Gives (epoch, first seq still held) of each epoch that lost entries.
+        `boottime_ms` is CLOCK_BOOTTIME of the same boot as at opening. Gives (epoch, first seq
+        still held) of each epoch that lost entries. Raises JournalError.
         """
-        if not self._releases:
+        since_ms = max(0, boottime_ms - self._opened_ms)
+        self._running_ms = max(self._running_ms, self._started_ms + since_ms)
+        if not self._has_ballast:
+            self._has_ballast = ballast.lay_in(self.path.parent)
+        aged = self._running_ms // DAY_MS != self._pruned_on
+        if not (self._releases or self._is_pruning or aged or self._is_odometer_due()):
             return []
         try:
             with _transaction(self._db):
@@ -275,6 +401,8 @@ class Journal:
         try:
             with _transaction(self._db):
                 self._db.execute("UPDATE epochs SET released = 0")
+                self._db.execute("UPDATE header_copies SET released = 0")
+                self._db.execute("DELETE FROM receipts")
                 self._db.execute("REPLACE INTO state VALUES ('generation', ?)", (generation,))
                 self._db.execute("DELETE FROM state WHERE name = 'alarm'")
         except sqlite3.Error as error:
@@ -344,41 +472,93 @@ class Journal:
         self.digest = self._next_digest
 
     def _write_releases(self) -> None:
+        noted = [(through, epoch) for epoch, through in self._releases.items()]
+        for table in ("epochs", "header_copies"):
+            self._db.executemany(
+                f"UPDATE {table} SET released = max(released, ?) WHERE epoch = ?",  # noqa: S608
+                noted,
+            )
+        today = self._running_ms // DAY_MS
         self._db.executemany(
-            "UPDATE epochs SET released = max(released, ?) WHERE epoch = ?",
-            [(through, epoch) for epoch, through in self._releases.items()],
+            "INSERT INTO receipts VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET through = max(through, excluded.through)",
+            [(today, epoch, through) for through, epoch in noted],
         )
         self._releases.clear()
 
+    def _is_odometer_due(self) -> bool:
+        return self._running_ms - self._odometer_ms >= ODOMETER_MS
+
     def _prune(self) -> list[tuple[bytes, int]]:
+        """Removes what has a receipt and is too much or too old; a part at a time."""
+        today = self._running_ms // DAY_MS
+        oldest = today - self._keep.days
+        if self._is_odometer_due():
+            self._db.execute("REPLACE INTO state VALUES ('odometer', ?)", (self._running_ms,))
+            self._odometer_ms = self._running_ms
+        aged = dict(
+            self._db.execute(
+                "SELECT epoch, max(through) FROM receipts WHERE day < ? GROUP BY epoch", (oldest,)
+            )
+        )
         spans = [
             (epoch_id, epoch, first, max(first - 1, min(released, head)))
             for epoch_id, epoch, first, head, released in _epochs(self._db)
         ]
-        surplus = sum(last - first + 1 for _, _, first, last in spans) - KEEP_RELEASED
+        # On a disk that is nearly full the next tap is worth more than a restored hub's question.
+        keep = self._keep.entries if self._has_ballast else 0
+        surplus = sum(last - first + 1 for _, _, first, last in spans) - keep
+        room = PRUNE_AT_ONCE
         pruned = []
         for epoch_id, epoch, first, released in spans:
-            count = min(surplus, released - first + 1)
+            old = min(aged.get(epoch, 0), released) - first + 1
+            count = min(max(old, min(surplus, released - first + 1)), room)
             if count <= 0:
                 continue
             surplus -= count
-            last = first + count - 1
+            room -= count
+            held = self._db.execute(
+                "SELECT seq, digest FROM entries WHERE epoch_id = ? AND seq < ?"
+                " ORDER BY seq DESC LIMIT 1",
+                (epoch_id, first + count),
+            ).fetchone()
+            if held is None:  # missing entries, up to one that stays
+                continue
+            last, digest = held
             self._db.execute(
-                "UPDATE epochs SET first = ?, previous ="
-                " (SELECT digest FROM entries WHERE epoch_id = id AND seq = ?) WHERE id = ?",
-                (last + 1, last, epoch_id),
+                "UPDATE epochs SET first = ?, previous = ? WHERE id = ?",
+                (last + 1, digest, epoch_id),
             )
             self._db.execute(
                 "DELETE FROM entries WHERE epoch_id = ? AND seq <= ?", (epoch_id, last)
             )
             pruned.append((epoch, last + 1))
+        self._is_pruning = room <= 0
+        if not self._is_pruning:
+            self._pruned_on = today
+            self._db.execute("DELETE FROM receipts WHERE day < ?", (oldest,))
         self._db.execute(
             "DELETE FROM epochs WHERE id <> ?"
             " AND NOT EXISTS (SELECT 1 FROM entries WHERE epoch_id = id)",
             (self._id,),
         )
-        self._db.execute("DELETE FROM header_copies WHERE epoch NOT IN (SELECT epoch FROM epochs)")
+        for table in ("header_copies", "receipts"):
+            self._db.execute(
+                f"DELETE FROM {table} WHERE epoch NOT IN (SELECT epoch FROM epochs)"  # noqa: S608
+            )
         return pruned
+
+    def _look_at_files(self) -> None:
+        """Raises JournalError or OSError unless a later start finds what was written here."""
+        for name in (self.path.name, f"{self.path.name}-wal"):
+            path = self.path.with_name(name)
+            found, before = path.stat(), self._files.get(path)
+            if before is not None and (
+                (found.st_dev, found.st_ino) != (before.st_dev, before.st_ino)
+                or found.st_size < before.st_size
+            ):
+                raise JournalError(f"{path}: was exchanged or cut short by another program")
+            self._files[path] = found
 
 
 def is_recording(data: Path) -> bool:
@@ -403,9 +583,13 @@ class JournalReader:
         self.path = data / FILE_NAME
         if not self.path.exists():
             raise JournalError(f"{self.path}: there is no journal yet")
+        still = "&immutable=1" if _is_still(self.path) else ""
         try:
             self._db = sqlite3.connect(
-                f"file:{self.path}?mode=ro", uri=True, timeout=10, check_same_thread=False
+                f"file:{quote(str(self.path))}?mode=ro{still}",
+                uri=True,
+                timeout=10,
+                check_same_thread=False,
             )
         except sqlite3.Error as error:
             raise JournalError(f"{self.path}: {error}") from error
@@ -443,8 +627,8 @@ class JournalReader:
             with self._errors():
                 row = self._db.execute(
                     "SELECT entry FROM entries JOIN epochs ON id = epoch_id"
-                    " WHERE epoch = ? AND seq > released ORDER BY seq LIMIT 1",
-                    (held.epoch,),
+                    " WHERE epoch = ? AND seq > ? ORDER BY seq LIMIT 1",
+                    (held.epoch, held.released),
                 ).fetchone()
             with contextlib.suppress(RemoteError):
                 if row is not None:
@@ -476,14 +660,23 @@ class JournalReader:
     def entries(
         self, epoch: bytes, first: int = 1
     ) -> Iterator[tuple[int, bytes, bytes, tuple[bytes, ...]]]:
-        """(seq, entry, digest, sealed subjects) of an epoch from `first` on, in order."""
-        with self._errors():
-            for seq, entry, digest, *sealed in self._db.execute(
-                "SELECT seq, entry, digest, sealed, about FROM entries"
-                " JOIN epochs ON id = epoch_id WHERE epoch = ? AND seq >= ? ORDER BY seq",
-                (epoch, first),
-            ):
+        """(seq, entry, digest, sealed subjects) of an epoch from `first` on, in order.
+
+        Some at a time: who reads on slowly keeps nobody from beginning the log again.
+        """
+        while True:
+            with self._errors():
+                rows = self._db.execute(
+                    "SELECT seq, entry, digest, sealed, about FROM entries"
+                    " JOIN epochs ON id = epoch_id WHERE epoch = ? AND seq >= ?"
+                    " ORDER BY seq LIMIT 500",
+                    (epoch, first),
+                ).fetchall()
+            if not rows:
+                return
+            for seq, entry, digest, *sealed in rows:
                 yield seq, entry, digest, _held(sealed)
+            first = rows[-1][0] + 1
 
     def batch(self, epoch: bytes, first: int, last: int) -> tuple[Batch, list[bytes]]:
         """As many entries from `first` as fit into a message, and their sealed subjects.
@@ -526,16 +719,14 @@ class JournalReader:
 
     def _span(self, epoch: bytes) -> "_Span":
         row = self._db.execute(
-            "SELECT id, e.header, c.header, first, previous FROM epochs e"
+            f"SELECT id, e.header, c.header, {_FIRST}, previous FROM epochs e"  # noqa: S608
             " LEFT JOIN header_copies c USING (epoch) WHERE epoch = ?",
             (epoch,),
         ).fetchone()
         if row is None:
             raise JournalError(f"{self.path}: epoch {epoch.hex()} is held no more")
         epoch_id, header, copy, first, previous = row
-        if header != copy:
-            fitting = [each for each in (header, copy) if _is_header(each, epoch, first, previous)]
-            header = fitting[0] if fitting else header
+        header = _sounder(header, copy, epoch, first, previous)
         if first == 1:
             previous = chain_start(header)
         return _Span(epoch_id, header, first, previous)
@@ -643,6 +834,14 @@ class _Span:
     previous: bytes
 
 
+def _sounder(header: bytes, copy: bytes | None, epoch: bytes, first: int, previous: bytes) -> bytes:
+    """Of an epoch's header and the copy of it, the one that is sound."""
+    if header == copy:
+        return header
+    fitting = [each for each in (header, copy) if _is_header(each, epoch, first, previous)]
+    return (fitting[0] or header) if fitting else header
+
+
 def _is_header(header: bytes | None, epoch: bytes, first: int, previous: bytes) -> bool:
     """Whether this is the header of `epoch`, as far as that can still be told."""
     if header is None:
@@ -698,12 +897,14 @@ def _fitting(entry: bytes, sealed: Sequence[bytes]) -> tuple[bool, Sequence[byte
 
 
 def _open_or_set_aside(path: Path, edge: bytes) -> sqlite3.Connection:
+    log = path.with_name(f"{path.name}-wal")
+    if not (path.exists() and path.stat().st_size) and log.exists() and log.stat().st_size:
+        _set_aside(path, DAMAGED)  # SQLite would delete the log of a file that is gone
     if path.exists():
         try:
             db = _open(path, create=False)
         except sqlite3.DatabaseError as error:
-            damaged = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-            if error.sqlite_errorcode not in damaged:
+            if error.sqlite_errorcode not in _UNUSABLE:
                 raise
             _set_aside(path, DAMAGED)
         else:
@@ -717,6 +918,147 @@ def _open_or_set_aside(path: Path, edge: bytes) -> sqlite3.Connection:
             db.close()
             _set_aside(path, FORMER)
     return _open(path, create=True)
+
+
+_UNUSABLE: Final = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+}
+"""What trying again does not mend: one unreadable sector would keep the light red for ever."""
+
+
+def _is_full(error: sqlite3.Error | OSError) -> bool:
+    """Whether it failed for want of room."""
+    if isinstance(error, OSError):
+        return error.errno in {errno.ENOSPC, errno.EDQUOT}
+    # of -shm SQLite says that it cannot be had, and not why
+    full = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN}
+    return getattr(error, "sqlite_errorcode", None) in {*full, sqlite3.SQLITE_CANTOPEN}
+
+
+def _worded(path: Path, error: sqlite3.Error | OSError) -> JournalError:
+    if isinstance(error, OSError):
+        return JournalError(f"{error.filename or path}: {error.strerror}")
+    return JournalError(f"{path}: {error}")
+
+
+def _is_still(path: Path) -> bool:
+    """Whether nobody can be writing there, and the file alone holds everything."""
+    log = path.with_name(f"{path.name}-wal")
+    try:
+        if not os.statvfs(path).f_flag & os.ST_RDONLY:
+            return False
+        return not log.exists() or log.stat().st_size == 0
+    except OSError:
+        return False
+
+
+@functools.cache
+def _software() -> str:
+    return f"shuaka-edge {version('shuaka')}"
+
+
+def _begin_log_again(db: sqlite3.Connection, path: Path, *, is_needed: bool) -> None:
+    """Writes all of the log into the file, syncs that, and empties the log.
+
+    What the kernel failed to sync it may call clean and yet never write: commits behind such a
+    page would be lost with it at the next power cut. Within this process (`is_needed`) nothing is
+    recorded before that has succeeded.
+    """
+    if not is_needed:
+        db.execute("PRAGMA busy_timeout = 100")
+    (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    db.execute("PRAGMA busy_timeout = 2000")
+    if busy and is_needed:
+        raise JournalError(f"{path}: another program keeps it open; end that program")
+
+
+def _state_loss(db: sqlite3.Connection, after: Ended) -> None:
+    """Has the journal say what of an epoch was durable and is here no more."""
+    epoch = EpochHeader.decode(after.header).epoch
+    row = db.execute("SELECT id FROM epochs WHERE epoch = ?", (epoch,)).fetchone()
+    if row is None:
+        row = db.execute(
+            "INSERT INTO epochs (epoch, header, previous) VALUES (?, ?, ?) RETURNING id",
+            (epoch, after.header, chain_start(after.header)),
+        ).fetchone()
+        db.execute(
+            "REPLACE INTO header_copies (epoch, header) VALUES (?, ?)", (epoch, after.header)
+        )
+    _state_end(db, row[0], after.head, after.digest)
+
+
+def _state_end(db: sqlite3.Connection, epoch_id: int, head: int, digest: bytes) -> None:
+    """An epoch that ends before `head` gets an entry there that fits nothing: the end of a gap."""
+    db.execute(
+        "INSERT INTO entries SELECT id, ?, x'', ?, NULL, NULL FROM epochs WHERE id = ? AND ? >"
+        " coalesce((SELECT max(seq) FROM entries WHERE epoch_id = id), first - 1)",
+        (head, digest, epoch_id, head),
+    )
+
+
+def _mend_ends(db: sqlite3.Connection) -> None:
+    """Holds the end of each epoch to what the next one's header says of it.
+
+    Entries that are missing there become a gap, and a digest that rotted there is known again.
+    """
+    rows = db.execute(
+        f"SELECT id, epoch, e.header, c.header, {_FIRST}, previous FROM epochs e"  # noqa: S608
+        " LEFT JOIN header_copies c USING (epoch) ORDER BY id"
+    ).fetchall()
+    ids = {epoch: epoch_id for epoch_id, epoch, *_ in rows}
+    for _, epoch, header, copy, first, previous in rows:
+        try:
+            parent = EpochHeader.decode(_sounder(header, copy, epoch, first, previous)).parent
+        except (RemoteError, TypeError):
+            continue
+        if parent is None or parent.epoch not in ids:
+            continue
+        _state_end(db, ids[parent.epoch], parent.seq, parent.digest)
+        db.execute(
+            "UPDATE entries SET digest = ? WHERE epoch_id = ? AND seq = ? AND digest <> ?"
+            " AND seq = (SELECT max(seq) FROM entries WHERE epoch_id = ?)",
+            (parent.digest, ids[parent.epoch], parent.seq, parent.digest, ids[parent.epoch]),
+        )
+    if rows:
+        _mend_last_digest(db, *rows[-1])
+
+
+def _mend_last_digest(
+    db: sqlite3.Connection,
+    epoch_id: int,
+    epoch: bytes,
+    header: bytes,
+    copy: bytes | None,
+    first: int,
+    previous: bytes,
+) -> None:
+    """The newest digest has no witness: but a few flipped bits of it leave it near to the true one,
+    and those of the entry don't.
+    """
+    last = db.execute(
+        "SELECT seq, entry, digest FROM entries WHERE epoch_id = ? ORDER BY seq DESC LIMIT 2",
+        (epoch_id,),
+    ).fetchall()
+    if not last:
+        return
+    seq, entry, stored = last[0]
+    if len(last) == 2 and last[1][0] == seq - 1:
+        before = last[1][2]
+    elif seq == first:
+        sound = _sounder(header, copy, epoch, first, previous)
+        before = chain_start(sound) if first == 1 else previous
+    else:
+        return
+    computed = chain_next(before, entry)
+    far = int.from_bytes(computed, "big") ^ int.from_bytes(stored, "big")
+    if 0 < far.bit_count() <= NEAR_BITS:
+        db.execute(
+            "UPDATE entries SET digest = ? WHERE epoch_id = ? AND seq = ?",
+            (computed, epoch_id, seq),
+        )
 
 
 def _edge(db: sqlite3.Connection) -> bytes | None:
@@ -762,9 +1104,12 @@ def _open(path: Path, *, create: bool) -> sqlite3.Connection:
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             _raise_corrupt()
-        if db.execute("PRAGMA user_version").fetchone() == (1,):
+        (found,) = db.execute("PRAGMA user_version").fetchone()
+        if found < SCHEMA_VERSION:
             with _transaction(db):
-                db.execute(_FROM_VERSION_1)
+                for step in range(found, SCHEMA_VERSION):
+                    for statement in _UPGRADES[step]:
+                        db.execute(statement)
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except BaseException:
         db.close()
@@ -811,13 +1156,18 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+_FIRST: Final = "min(first, coalesce((SELECT min(seq) FROM entries WHERE epoch_id = id), first))"
+"""What is held begins no later than its first entry, whatever rot made of `first`."""
+
+
 def _epochs(db: sqlite3.Connection) -> list[tuple[int, bytes, int, int, int]]:
     """(id, epoch, first held, head, released) of each epoch, oldest first."""
     return [
         (epoch_id, epoch, first, first - 1 if head is None else head, released)
         for epoch_id, epoch, first, released, head in db.execute(
-            "SELECT id, epoch, first, released,"
-            " (SELECT max(seq) FROM entries WHERE epoch_id = id) FROM epochs ORDER BY id"
+            f"SELECT id, epoch, {_FIRST}, min(e.released, coalesce(c.released, 0)),"  # noqa: S608
+            " (SELECT max(seq) FROM entries WHERE epoch_id = id) FROM epochs e"
+            " LEFT JOIN header_copies c USING (epoch) ORDER BY id"
         )
     ]
 

@@ -999,7 +999,7 @@ def test_the_status_says_why_nothing_is_recorded_and_does_not_wait_for_the_stora
     assert time.monotonic() - began < 1
     going.set()
     wait_for(lambda: place.recorder.status().failure == "bad sector", "the reason")
-    assert not place.recorder.status().stalled
+    wait_for(lambda: not place.recorder.status().stalled, "an answer of the storage")
     assert place.recorder.status().taps == 0
 
 

@@ -24,6 +24,7 @@ from edge.store import (
     NewAction,
     NewTap,
     Owner,
+    Retention,
 )
 from protocol import cbor
 from protocol.batch import MAX_ITEMS, Batch, Parcel, seal_batch
@@ -62,8 +63,8 @@ def witnessed(number: int, code: str) -> NewAction:
     )
 
 
-def begin(data: Path) -> Journal:
-    return Journal.open(data, OWNER, b"b" * 16, NOW)
+def begin(data: Path, keep: int = 100_000) -> Journal:
+    return Journal.open(data, OWNER, b"b" * 16, NOW, Retention(entries=keep))
 
 
 def numbers(data: Path) -> list[str]:
@@ -133,25 +134,6 @@ def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
         begin(tmp_path)
     journal.close()
     begin(tmp_path).close()
-
-
-def test_a_journal_of_the_version_before_is_brought_up_to_date(tmp_path: Path) -> None:
-    first = begin(tmp_path)
-    first.append([tap(1)])
-    first.close()
-    with closing(sqlite3.connect(tmp_path / store.FILE_NAME)) as db, db:
-        db.execute("ALTER TABLE entries DROP COLUMN about")
-        db.execute("PRAGMA user_version = 1")
-    db.close()
-    with pytest.raises(JournalError, match="earlier version; start"):
-        JournalReader(tmp_path)
-    second = begin(tmp_path)
-    second.append([tap(2), witnessed(3, "M-1")])
-    second.close()
-    assert numbers(tmp_path) == [uid(1).value, uid(2).value, uid(3).value]
-    with closing(JournalReader(tmp_path)) as reader:
-        assert list(reader.problems()) == []
-        assert reader.batch(first.epoch, 1, 2)[1]
 
 
 def test_a_later_version_s_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -504,11 +486,8 @@ def test_asking_from_within_what_is_missing_gives_the_whole_gap(tmp_path: Path) 
     assert _ends_as([batch], journal.digest)
 
 
-def test_what_is_held_no_more_is_refused_and_not_numbered_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "KEEP_RELEASED", 1)
-    journal = begin(tmp_path)
+def test_what_is_held_no_more_is_refused_and_not_numbered_anew(tmp_path: Path) -> None:
+    journal = begin(tmp_path, keep=1)
     journal.append([tap(number) for number in range(8)])
     journal.release(journal.epoch, 6)
     journal.flush()
@@ -533,11 +512,8 @@ def test_what_is_held_no_more_is_refused_and_not_numbered_anew(
         "DELETE FROM header_copies",
     ],
 )
-def test_of_two_headers_the_sound_one_is_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, pruned: bool
-) -> None:
-    monkeypatch.setattr(store, "KEEP_RELEASED", 1)
-    journal = begin(tmp_path)
+def test_of_two_headers_the_sound_one_is_sent(tmp_path: Path, damage: str, pruned: bool) -> None:
+    journal = begin(tmp_path, keep=1)
     journal.append([tap(number) for number in range(8)])
     if pruned:
         journal.release(journal.epoch, 6)
@@ -576,14 +552,11 @@ def test_the_subject_of_a_kind_that_is_not_known_here_is_sent_along(tmp_path: Pa
     journal.close()
 
 
-def test_only_what_has_a_receipt_is_pruned_and_the_chain_still_verifies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "KEEP_RELEASED", 5)
-    first = begin(tmp_path)
+def test_only_what_has_a_receipt_is_pruned_and_the_chain_still_verifies(tmp_path: Path) -> None:
+    first = begin(tmp_path, keep=5)
     first.append([tap(number) for number in range(20)])
     first.close()
-    journal = begin(tmp_path)
+    journal = begin(tmp_path, keep=5)
     journal.append([tap(number) for number in range(20, 30)])
     journal.release(first.epoch, 12)
     assert journal.flush() == [(first.epoch, 8)]
@@ -606,13 +579,12 @@ def test_only_what_has_a_receipt_is_pruned_and_the_chain_still_verifies(
 
 
 def test_after_a_restored_hub_the_edge_prunes_again_and_forgets_empty_epochs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(store, "KEEP_RELEASED", 5)
-    first = begin(tmp_path)
+    first = begin(tmp_path, keep=5)
     first.append([tap(number) for number in range(20)])
     first.close()
-    journal = begin(tmp_path)
+    journal = begin(tmp_path, keep=5)
     journal.append([tap(number) for number in range(20, 30)])
     journal.release(first.epoch, 18)
     assert journal.flush() == [(first.epoch, 14)]
@@ -631,7 +603,7 @@ def test_after_a_restored_hub_the_edge_prunes_again_and_forgets_empty_epochs(
     journal.append([tap(30)])
     reader.close()
     journal.close()
-    begin(tmp_path).close()
+    begin(tmp_path, keep=5).close()
     reader = JournalReader(tmp_path)
     assert list(reader.problems()) == []
     reader.close()
