@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from starlette.middleware.gzip import GZipMiddleware
 
 from hub.api import access as access_api
+from hub.api import certificates as certificates_api
 from hub.api import devices as devices_api
 from hub.api import imports as imports_api
 from hub.api import issuing as issuing_api
@@ -27,7 +28,7 @@ from hub.api import query as query_api
 from hub.api import routes as api
 from hub.api import taps as taps_api
 from hub.auth.tokens import random_text
-from hub.context import Context, Enrol, Health, Joining
+from hub.context import Certify, Context, Enrol, Health, Joining
 from hub.failures import BodyLimit, SameSite, SecurityHeaders, answer_failures
 from hub.imports.jobs import Desk
 from hub.web import (
@@ -64,12 +65,14 @@ def create_app(
     health: Health | None = None,
     first_run_code: str | None = None,
     joining: Joining | None = None,
+    certify: Certify | None = None,
 ) -> FastAPI:
     """The application over an engine whose database is migrated.
 
-    `enrol` and `joining` None: this process takes no enrolments (503). `health` says what is wrong
-    beyond the database, None meaning nothing; it is asked in a worker thread and must not block.
-    With `first_run_code` the first account can be made; None: by the command line alone.
+    `enrol`, `joining` and `certify` None: this process takes no enrolments and gives no
+    certificates (503). `health` says what is wrong beyond the database, None meaning nothing; it is
+    asked in a worker thread and must not block. With `first_run_code` the first account can be
+    made; None: by the command line alone.
     """
     app = FastAPI(
         title="shuaka",
@@ -83,7 +86,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.context = Context(
-        engine, zone, clock, enrol, health, first_run_code or random_text(), joining
+        engine, zone, clock, enrol, health, first_run_code or random_text(), joining, certify
     )
     app.state.boards = {}  # of `hub.web.live`
     app.state.desk = Desk(engine, clock)
@@ -99,6 +102,7 @@ def create_app(
     app.include_router(joining_api.router)
     app.include_router(taps_api.router)
     app.include_router(issuing_api.router)
+    app.include_router(certificates_api.router)
     app.include_router(devices_api.router)
     app.include_router(imports_api.router)
     app.include_router(access_api.router)

@@ -1,4 +1,4 @@
-"""`shuaka-hub`: init, serve, device, token, import, attendance.
+"""`shuaka-hub`: init, serve, broker, keys, doctor, device, account, token, import, attendance.
 
 Each command is one transaction: it does all of what it says, or nothing and says why, in one line
 on standard error and with exit status 1 (2: it was called wrongly). What it makes on disk can be
@@ -33,16 +33,22 @@ from hub.auth.accounts import (
 )
 from hub.auth.grants import revoke_made_by
 from hub.auth.tokens import TokenError, list_tokens, new_token, revoke
+from hub.authority import Authority
+from hub.broker import HUB_PORT, PID_FILE, PORT, BrokerError, Told, arrange, read_anew
+from hub.certificates import admitted
+from hub.carried import import_paths
 from hub.config import CONFIG_VARIABLE, ConfigError, Settings
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.devices import DeviceError, add_device, move_device
+from hub.doctor import examine
 from hub.domain.terms import Role, Term
 from hub.fleet import devices
 from hub.imports.plan import import_file
 from hub.imports.rows import MAX_BYTES
 from hub.imports.words import Register
-from hub.keys import FILE_NAME, Keyring, KeysError
+from hub.keys import FILE_NAME, Keyring, KeysError, back_up
 from hub.report import Attendance, Format, render
+from hub.sealed import holders
 from hub.store import queries, schema
 from hub.store.engine import (
     DatabaseTooNewError,
@@ -67,7 +73,9 @@ app = typer.Typer(
 device_app = typer.Typer(help="Devices at the venues.", no_args_is_help=True)
 token_app = typer.Typer(help="Access tokens for programs that use the API.", no_args_is_help=True)
 account_app = typer.Typer(help="Accounts of people.", no_args_is_help=True)
+keys_app = typer.Typer(help="The hub's own keys.", no_args_is_help=True)
 app.add_typer(device_app, name="device")
+app.add_typer(keys_app, name="keys")
 app.add_typer(account_app, name="account")
 app.add_typer(token_app, name="token")
 
@@ -116,6 +124,7 @@ class UnusableDatabaseError(Exception):
 
 _EXPECTED: Final = (
     AccountError,
+    BrokerError,
     ConfigError,
     DatabaseTooNewError,
     DeviceError,
@@ -272,11 +281,12 @@ def init(config: Config = None) -> None:
             if generation(conn) is None:
                 begin_generation(conn, _now_ms())
         where = _name(engine)
+    Authority.load_or_make(settings.data, _now_ms())
     print(f"Keys: {settings.data / FILE_NAME}{' (those that were there)' if has_keys else ''}")
     print(f"Database: {where}")
     print(f"Fingerprint of this hub: {keyring.public().fingerprint().hex()}")
-    print("Back up hub-keys.json now, apart from the database: without it, taps that devices")
-    print("still hold for this hub cannot be read by anybody.")
+    print("Back up hub-keys.json now (shuaka-hub keys backup FILE), apart from the database:")
+    print("without it, taps that devices still hold for this hub cannot be read by anybody.")
 
 
 @app.command()
@@ -306,6 +316,121 @@ def restored(config: Config = None) -> None:
     with _Hub.open(config, migrates=True) as hub, hub.engine.begin() as conn:
         begin_generation(conn, _now_ms())
     print("A new generation has begun. Start serve: devices offer what they still hold again.")
+
+
+@app.command()
+def broker(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="where mosquitto finds its files")],
+    host: Annotated[
+        list[str] | None,
+        typer.Option("--host", help="name or address by which devices reach it; several times"),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help=f"for devices (default: {PORT})")
+    ] = None,
+    hub_port: Annotated[
+        int | None, typer.Option("--hub-port", help=f"for the hub, at 127.0.0.1 ({HUB_PORT})")
+    ] = None,
+    pid_file: Annotated[
+        str | None, typer.Option("--pid-file", help=f"where mosquitto says its pid ({PID_FILE})")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Write what the broker needs for TLS, and have it read that; again: as it was told before."""
+    with _Hub.open(config) as hub:
+        authority = Authority.load_or_make(hub.settings.data, _now_ms())
+        before = Told.load(folder)
+        if before is None and not host:
+            raise BrokerError("--host is missing: the name by which devices reach the broker")
+        before = before or Told(())
+        told = Told(
+            tuple(host) if host else before.hosts,
+            before.port if port is None else port,
+            before.hub_port if hub_port is None else hub_port,
+            before.pid_file if pid_file is None else pid_file,
+        )
+        with reading(hub.engine) as conn:
+            wanted = admitted(conn, _now_ms())
+        written = arrange(folder, authority, told, wanted, _now_ms())
+    print(f"{folder}: {', '.join(written) if written else 'is up to date'}")
+    print(f"Devices: mqtts://{told.hosts[0]}:{told.port}")
+    print(f"The hub: mqtts://127.0.0.1:{told.hub_port}")
+    if why := read_anew(told.pid_file):
+        print(f"Not told to read anew: {why}", file=sys.stderr)
+    if hub.settings.broker_dir != str(folder.absolute()):
+        print(
+            f'Set broker_dir = "{folder.absolute()}" in hub.toml, so that serve keeps it up to'
+            " date.",
+            file=sys.stderr,
+        )
+
+
+@app.command()
+def doctor(config: Config = None) -> None:
+    """Say in plain words what is wrong here and what to do; status 1 if anything is."""
+    with _Hub.open(config) as hub:
+        findings = examine(hub.settings, hub.keyring, hub.engine, _now_ms())
+    for finding in findings:
+        print(f"{'ok  ' if finding.good else 'TODO'} {finding.what}")
+        if finding.advice:
+            print(f"       {finding.advice}")
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+@keys_app.command("backup")
+def keys_backup(
+    file: Annotated[Path, typer.Argument(help="a new file, best on a stick for the safe")],
+    config: Config = None,
+) -> None:
+    """Copy the hub's keys to a new file; doctor asks for it until it is done, and anew after
+    each change of keys.
+    """
+    settings = Settings.load(config)
+    Keyring.load(settings.data)
+    back_up(settings.data, file)
+    print(f"{file}: holds the keys of this hub. Keep it apart from the database's backup.")
+
+
+@keys_app.command("list")
+def keys_list(config: Config = None) -> None:
+    """List the keys to which devices seal, and which devices may still hold taps under each."""
+    with _Hub.open(config) as hub, reading(hub.engine) as conn:
+        held = holders(conn, hub.keyring)
+    for index, (key, names) in enumerate(held.items()):
+        print(f"{key.hex()}\t{'retired' if index else 'in use'}\t{'、'.join(names) or '-'}")
+
+
+@keys_app.command("rotate")
+def keys_rotate(config: Config = None) -> None:
+    """Make new keys, to sign and to be sealed to; devices follow when they are heard next."""
+    with _Hub.open(config) as hub:
+        rotated = hub.keyring.rotate(hub.settings.data)
+        with hub.engine.begin() as conn:
+            record(conn, Machine(), "keys.rotate", None, "hub", None, _now_ms())
+    print(f"Fingerprint of this hub: {rotated.public().fingerprint().hex()}")
+    print("Restart serve now: until then the keys before count, and no new code is taken.")
+    print("Codes not yet used name the keys before: give new ones. Back the keys up anew.")
+
+
+@keys_app.command("drop")
+def keys_drop(
+    key: Annotated[str, typer.Argument(help="id of a retired key, see keys list")],
+    config: Config = None,
+) -> None:
+    """Forget a retired key; refused as long as a device may hold taps under it."""
+    try:
+        key_id = bytes.fromhex(key)
+    except ValueError as error:
+        raise typer.BadParameter(f"{key!r} is no id of a key, see keys list") from error
+    with _Hub.open(config) as hub:
+        with reading(hub.engine) as conn:
+            names = holders(conn, hub.keyring).get(key_id, [])
+        if names and key_id != hub.keyring.open[0].public_id:
+            raise KeysError(f"{key}: devices may hold taps under this key: {'、'.join(names)}")
+        hub.keyring.without(key_id, hub.settings.data)
+        with hub.engine.begin() as conn:
+            record(conn, Machine(), "keys.drop", None, "hub", None, _now_ms(), key=key)
 
 
 @device_app.command("add")
@@ -594,6 +719,31 @@ def take_in(
         f"{file}: {report.rows} rows: {report.added} added, {report.changed} changed,"
         f" {report.unchanged} unchanged"
     )
+
+
+@app.command("import-journal")
+def import_journal(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE_OR_FOLDER…", help="files from devices, or a stick's folder"),
+    ],
+    receipts: Annotated[
+        Path | None,
+        typer.Option("--receipts", metavar="FOLDER", help="where receipts go (default: beside)"),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Take in what a U盘 brought from devices, and write their receipts for the way back.
+
+    The same again changes nothing; it may run beside serve. Status 1 if a file was not whole, or
+    something in it was not taken.
+    """
+    if receipts is not None and not receipts.is_dir():
+        raise NotFoundError(f"{receipts}: is no folder")
+    with _Hub.open(config) as hub:
+        well = import_paths(hub.engine, hub.keyring, paths, receipts, _now_ms(), print)
+    if not well:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     """The broker, as the hub reaches it."""
     edge_mqtt: str = ""
     """The broker, as edges reach it; the default is the same."""
+    broker_dir: str = ""
+    """The broker's folder, made by `shuaka-hub broker`; `serve` keeps it up to date."""
     listen: str = "127.0.0.1:8000"
     """Address and port of pages and API."""
 
@@ -65,6 +67,13 @@ class Settings(BaseSettings):
     def _check_broker(cls, value: str) -> str:
         if value:
             Broker.parse(value)
+        return value
+
+    @field_validator("broker_dir")
+    @classmethod
+    def _check_broker_dir(cls, value: str) -> str:
+        if not value.isprintable():
+            raise ValueError("expected the path of a folder, in quotes")
         return value
 
     @field_validator("listen")
@@ -137,6 +146,7 @@ class Settings(BaseSettings):
             update={
                 "data": base / settings.data,
                 "database": _beside(base, settings.database),
+                "broker_dir": settings.broker_dir and str(base / settings.broker_dir),
             }
         )
 

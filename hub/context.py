@@ -27,6 +27,8 @@ from hub.store.engine import reading
 
 Enrol = Callable[[bytes, bytes, bytes], bytes]
 """(sign key, seal key, proof) -> signed answer; raises hub.devices.EnrolmentRefusedError."""
+Certify = Callable[[bytes], bytes]
+"""Signed request -> signed answer; raises hub.certificates.CertificateRefusedError."""
 Health = Callable[[], str | None]
 """None while all is well, otherwise what is wrong, in words without personal data."""
 
@@ -55,6 +57,8 @@ class Context:
     """Whoever knows it may make the first account; of no use once there is one."""
     joining: Joining | None = None
     """None: this process takes no enrolments, and makes no codes for them."""
+    certify: Certify | None = None
+    """None: this process gives no certificates."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server begins to stop: live streams end then."""
 

@@ -6,6 +6,7 @@ Ends on SIGTERM and SIGINT (uvicorn's doing): pages first, then what is being co
 import gc
 import socket
 import threading
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -14,6 +15,9 @@ from sqlalchemy import Engine
 
 from hub.app import Server, create_app, wall_ms
 from hub.auth.accounts import first_password, has_accounts
+from hub.authority import Authority
+from hub.broker import BrokerError, Told, arrange, read_anew
+from hub.certificates import admitted, certify
 from hub.config import ConfigError, Settings
 from hub.context import Joining
 from hub.devices import enrol
@@ -26,14 +30,22 @@ from hub.store.policies import Policies
 from protocol.topics import Broker
 
 FORGET_EVERY_S: Final = 60.0
+TEND_EVERY_S: Final = 3.0
+"""How soon the broker hears of a device that has come or gone."""
 
 log = structlog.get_logger(__name__)
 
 
 def serve(engine: Engine, keyring: Keyring, settings: Settings) -> None:
-    """Serves until the process is told to stop. Raises ConfigError where it cannot listen."""
+    """Serves until the process is told to stop.
+
+    Raises ConfigError where it cannot listen, KeysError.
+    """
+    authority = Authority.load_or_make(settings.data, wall_ms())
     listener = _listen(settings)
-    ingest = Ingest(engine, keyring, Broker.parse(settings.mqtt))
+    ingest = Ingest(
+        engine, keyring, Broker.parse(settings.mqtt), tls=lambda: authority.as_hub(wall_ms())
+    )
 
     def answer(sign_key: bytes, seal_key: bytes, proof: bytes) -> bytes:
         keys = sign_key, seal_key
@@ -50,6 +62,7 @@ def serve(engine: Engine, keyring: Keyring, settings: Settings) -> None:
         health=lambda: ingest.trouble() or None,
         first_run_code=code,
         joining=Joining(keyring.public().fingerprint(), settings.broker_for_edges),
+        certify=lambda asked: certify(engine, keyring, authority, asked, wall_ms()),
     )
     config = uvicorn.Config(
         app,
@@ -68,6 +81,9 @@ def serve(engine: Engine, keyring: Keyring, settings: Settings) -> None:
         log.info("no account yet", make_one=f"http://{settings.listen}/first-run?code={code}")
     stopping = threading.Event()
     threading.Thread(target=_forget, args=(engine, stopping), name="forget", daemon=True).start()
+    if settings.broker_dir:
+        tending = engine, authority, Path(settings.broker_dir), stopping
+        threading.Thread(target=_tend, args=tending, name="broker", daemon=True).start()
     try:
         Server(app, config).run([listener])
     finally:
@@ -83,6 +99,36 @@ def _forget(engine: Engine, stopping: threading.Event) -> None:
                 forget(conn, wall_ms())
         except DATABASE_FAILURES as error:
             log.warning("nothing was forgotten; tried again", error=type(error).__name__)
+
+
+def _tend(engine: Engine, authority: Authority, folder: Path, stopping: threading.Event) -> None:
+    """Keeps the broker's folder as the fleet is, until told to stop: a failure is tried again."""
+    untold = True
+    trouble = ""
+    while True:
+        try:
+            told = Told.load(folder)
+            if told is None:
+                raise BrokerError(f"{folder}: run shuaka-hub broker first")  # noqa: TRY301
+            with reading(engine) as conn:
+                wanted = admitted(conn, wall_ms())
+            if written := arrange(folder, authority, told, wanted, wall_ms()):
+                log.info("broker written", files=" ".join(written))
+            untold |= bool(written)
+            now = read_anew(told.pid_file) if untold else ""
+            untold = bool(now)
+        except DATABASE_FAILURES as error:
+            now = f"the database failed: {type(error).__name__}"
+        except BrokerError as error:
+            now = str(error)
+        except Exception as error:
+            log.exception("the broker's folder is not kept up to date; tried again")
+            now = type(error).__name__
+        if now and now != trouble:
+            log.warning("the broker was not told; tried again", why=now)
+        trouble = now
+        if stopping.wait(TEND_EVERY_S):
+            return
 
 
 def _listen(settings: Settings) -> socket.socket:

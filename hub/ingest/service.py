@@ -13,6 +13,7 @@ import contextlib
 import queue
 import random
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -92,7 +93,9 @@ class Ingest:
         broker: Broker,
         *,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
+        """`tls` gives how to go to a broker that wants TLS, anew for each connection."""
         self._engine = engine
         self._keyring = keyring
         self._now_ms = now_ms
@@ -100,7 +103,7 @@ class Ingest:
         self._room = _Room(MAX_WAITING_BYTES)
         self._rosters = Rosters(engine, keyring.sign)
         self._arrivals: queue.Queue[_Arrival | None] = queue.Queue()
-        self._network = _Network(broker, self._arrivals, self._room, self._state, self)
+        self._network = _Network(broker, self._arrivals, self._room, self._state, self, tls)
         self.health = IngestHealth()
         self._derive_at = 0.0
         self._derive_by = 0.0
@@ -205,6 +208,10 @@ class Ingest:
 
     def _take(self, group: Sequence[_Arrival]) -> None:
         landed = self._land([arrival.message for arrival in group])
+        # before receipts: those are signed with the keys that this speaks of
+        for edge in [edge for edge, greets in landed.heard.items() if greets]:
+            for statement in self._keyring.statements:
+                self._network.publish(topics.keys(edge), statement)
         for receipt in landed.receipts:
             self._network.publish(
                 topics.receipt(receipt.edge),
@@ -303,8 +310,10 @@ class _Network:
         room: "_Room",
         state: Callable[[], tuple[bytes, bytes]],
         ingest: Ingest,
+        tls: Callable[[], ssl.SSLContext] | None,
     ) -> None:
         self._broker = broker
+        self._tls = tls
         self._arrivals = arrivals
         self._room = room
         self._state = state
@@ -365,7 +374,9 @@ class _Network:
         self._online, self._offline = self._state()
         client.will_set(topics.HUB_STATE, self._offline, topics.QOS, retain=True)
         if self._broker.tls:
-            client.tls_set()
+            if self._tls is None:
+                raise ssl.SSLError("the broker wants TLS, and nothing says how")
+            client.tls_set_context(self._tls())
         client.max_inflight_messages_set(1000)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe

@@ -33,6 +33,7 @@ AREAS: Final[Mapping[str, Words]] = {
     "token": Words("令牌"),
     "log": Words("日志"),
     "hub": Words("系统"),
+    "keys": Words("密钥"),
 }
 DEEDS: Final[Mapping[str, Words]] = {
     # What was done.
@@ -57,6 +58,8 @@ DEEDS: Final[Mapping[str, Words]] = {
     "lost": Words("挂失"),
     "reinstate": Words("恢复使用"),
     "undo": Words("撤销登记"),
+    "rotate": Words("更换"),
+    "drop": Words("弃用"),
     "import": Words("导入"),
     "code": Words("生成登记码"),
     "place": Words("改位置"),
