@@ -1,4 +1,4 @@
-"""`shuaka-edge`: run, enrol, act, journal, doctor, rehearse."""
+"""`shuaka-edge`: run, enrol, certificate, act, journal, doctor, rehearse."""
 
 import argparse
 import io
@@ -15,13 +15,22 @@ from typing import Final, assert_never
 
 from edge.acts import Again, Done, Refused, Unknown, Waiting, Why, Wish, named
 from edge.actsocket import ActError, ActLine
+from edge.certificate import CertificateError, request
 from edge.config import Config, ConfigError, load
 from edge.daemon import Daemon, inputs
 from edge.desk import IssueError
 from edge.doctor import examine
-from edge.enrol import EnrolError, IdentityError, enrol, load_identity
+from edge.enrol import (
+    EnrolError,
+    IdentityError,
+    enrol,
+    keep_hub_url,
+    load_hub_url,
+    load_identity,
+)
 from edge.issue import issue
 from edge.rehearsal.run import Fault, RehearsalError, Wanted, rehearse
+from edge.request import HubAddress, RequestError
 from edge.store import JournalError, JournalReader
 from protocol.credential import Credential, InvalidCredentialError, member_credential
 from protocol.errors import RemoteError
@@ -37,6 +46,7 @@ from protocol.journal import (
     Tap,
     decode_entry,
 )
+from protocol.topics import Broker
 
 DEFAULT_CONFIG: Final = Path("/etc/shuaka/edge.toml")
 
@@ -57,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.flush()
     except (
         ActError,
+        CertificateError,
         ConfigError,
         EnrolError,
         IdentityError,
@@ -64,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         IssueError,
         JournalError,
         RehearsalError,
+        RequestError,
     ) as error:
         print(f"shuaka-edge: {error}", file=sys.stderr)
         status = 1
@@ -109,6 +121,14 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("--hub", required=True, metavar="URL", help="such as https://hub.example")
     join.add_argument("--code", required=True, help="six groups of five characters")
     join.set_defaults(run=_enrol)
+
+    certificate = command(
+        "certificate", "Ask the hub for a certificate for the broker now; run does it by itself."
+    )
+    certificate.add_argument(
+        "--hub", metavar="URL", help="where the hub is from now on (default: as at enrolment)"
+    )
+    certificate.set_defaults(run=_certificate)
 
     act = command("act", "Record what happens at a meeting here, with a card that authorises it.")
     acts = act.add_subparsers(required=True, metavar="ACT")
@@ -236,9 +256,35 @@ def _run(options: argparse.Namespace) -> int:
 
 def _enrol(options: argparse.Namespace) -> int:
     code = EnrolmentCode.parse(options.code)
-    enrolment = enrol(_config(options).edge.data, options.hub, code)
+    config = _config(options)
+    enrolment = enrol(config.edge.data, options.hub, code)
     print(f"Enrolled as {enrolment.name}. A running shuaka-edge begins to record by itself.")
+    if Broker.parse(config.mqtt.url or enrolment.mqtt_url).tls:
+        try:
+            _ask_certificate(config.edge.data)
+        except CertificateError as error:
+            print(f"No certificate yet, run will ask again: {error}", file=sys.stderr)
     return 0
+
+
+def _certificate(options: argparse.Namespace) -> int:
+    data = _config(options).edge.data
+    if options.hub is not None:
+        keep_hub_url(data, str(HubAddress.parse(options.hub)))
+    _ask_certificate(data)
+    return 0
+
+
+def _ask_certificate(data: Path) -> None:
+    identity = load_identity(data)
+    if identity is None:
+        raise CertificateError("this device is not enrolled: run shuaka-edge enrol")
+    hub_url = load_hub_url(data)
+    if not hub_url:
+        raise CertificateError("where the hub is, is not known: give --hub URL")
+    held = request(data, HubAddress.parse(hub_url), *identity)
+    until = datetime.fromtimestamp(held.ends_ms / 1000, UTC)
+    print(f"Certificate for the broker until {until:%Y-%m-%d}.")
 
 
 def _issue(options: argparse.Namespace) -> int:

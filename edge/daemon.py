@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from edge.actsocket import ActServer
+from edge.certificate import Certificates
 from edge.clock import SystemClock
 from edge.config import Config, card_plan
 from edge.couriers.mqtt import Courier
@@ -152,9 +153,12 @@ class Daemon:
             keep=Retention(self._config.journal.keep_days, self._config.journal.keep_entries),
         )
         broker = Broker.parse(self._config.mqtt.url or enrolment.mqtt_url)
-        courier = Courier(self._data, enrolment, keys, broker, recorder)
+        certificates = Certificates(self._data) if broker.tls else None
+        courier = Courier(self._data, enrolment, keys, broker, recorder, certificates=certificates)
         recorder.start(courier)
         courier.start()
+        if certificates is not None:
+            certificates.start()
         for screen in screens:
             screen.attach(recorder, courier)
         acts = ActServer(self._data, recorder)
@@ -176,6 +180,8 @@ class Daemon:
         recorder.stop()
         acts.stop()
         courier.stop()
+        if certificates is not None:
+            certificates.stop()
         return status
 
     def _readers(self) -> Sequence[Readers]:

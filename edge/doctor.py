@@ -7,16 +7,18 @@ import errno
 import os
 import shutil
 import socket
+import ssl
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edge.certificate import CertificateError, Certificates, Held
 from edge.clock import SystemClock
 from edge.config import Config, ConfigError, card_plan
-from edge.enrol import KEYS_FILE, IdentityError, Keys, load_identity
+from edge.enrol import KEYS_FILE, IdentityError, Keys, load_hub_url, load_identity
 from edge.readers.nfc import TAKEN, NfcReaders
 from edge.readers.pcsc import PcscReaders
 from edge.readers.supervised import STARTING
@@ -29,6 +31,8 @@ HUNG_S: Final = 12.0
 """A service that hangs is told from one that is not there only after a while."""
 SOON_MS: Final = 600_000
 """An entry that has had no receipt for longer than this is not simply on its way."""
+DAY_MS: Final = 24 * 3600 * 1000
+LISTEN_S: Final = 0.5
 ENOUGH_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -284,13 +288,68 @@ def _enrolment(config: Config) -> Iterator[Finding]:
         )
     yield Finding(good=True, what=f"enrolled as {enrolment.name}")
     broker = Broker.parse(config.mqtt.url or enrolment.mqtt_url)
+    if broker.tls:
+        yield from _certificate(config)
+    yield from _broker(config, broker)
+
+
+def _certificate(config: Config) -> Iterator[Finding]:
+    data = config.edge.data
+    advice = "A running shuaka-edge asks the hub by itself; by hand: `shuaka-edge certificate`."
     try:
-        socket.create_connection((broker.host, broker.port), timeout=5).close()
+        held = Held.load(data)
+    except CertificateError as error:
+        yield Finding(good=False, what=f"certificate: {error}", advice=advice)
+        return
+    if held is None:
+        where = load_hub_url(data) or "a hub whose address is not known"
+        yield Finding(
+            good=False, what=f"no certificate for the broker yet, from {where}", advice=advice
+        )
+        return
+    clock = SystemClock(config.clock.trust)
+    days = (held.ends_ms - clock.wall_ms()) // DAY_MS
+    if not clock.trusted():
+        yield Finding(good=True, what="certificate for the broker: there, its days not known")
+    elif held.is_due(clock.wall_ms()):
+        yield Finding(
+            good=False,
+            what=f"certificate for the broker: {days} days left, and not renewed",
+            advice=f"Can this device reach {load_hub_url(data)}? {advice}",
+        )
+    else:
+        yield Finding(good=True, what=f"certificate for the broker: {days} days left")
+
+
+def _broker(config: Config, broker: Broker) -> Iterator[Finding]:
+    where = f"broker {broker.host}:{broker.port}"
+    try:
+        with socket.create_connection((broker.host, broker.port), timeout=5) as plain:
+            if broker.tls:
+                _greet(plain, config.edge.data, broker.host)
+    except CertificateError:
+        return  # told already
+    except ssl.SSLError as error:
+        yield Finding(
+            good=False,
+            what=f"{where}: TLS fails: {error.reason or error}",
+            advice="A running shuaka-edge then asks the hub for another certificate. Is the name"
+            " right, and is this device still active at the hub?",
+        )
     except OSError as error:
         yield Finding(
             good=False,
-            what=f"broker {broker.host}:{broker.port} cannot be reached: {error}",
+            what=f"{where} cannot be reached: {error}",
             advice="Taps are kept here and sent once it can. Look at cable, Wi-Fi and firewall.",
         )
     else:
-        yield Finding(good=True, what=f"broker {broker.host}:{broker.port} answers")
+        yield Finding(good=True, what=f"{where} answers")
+
+
+def _greet(plain: socket.socket, data: Path, host: str) -> None:
+    """A handshake; a broker that does not take the certificate says so only after it."""
+    with Certificates(data).context(host).wrap_socket(plain) as wrapped:
+        wrapped.settimeout(LISTEN_S)
+        with suppress(TimeoutError):
+            if not wrapped.recv(1):
+                raise ConnectionError("it hangs up")

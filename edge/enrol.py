@@ -4,7 +4,6 @@ The keys are made once and kept, so that a request whose answer was lost can be 
 same code (protocol.identity says how the two convince each other).
 """
 
-import os
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Final, Self
 import msgspec
 
 from edge.request import HubAddress, RequestError, ask
+from edge.wholefile import write
 from protocol.errors import RemoteError
+from protocol.fleet import NextKeys
 from protocol.identity import (
     Enrolment,
     EnrolmentCode,
@@ -50,6 +51,10 @@ class _EnrolmentFile(msgspec.Struct):
     hub_seal: bytes
     generation: int
     mqtt_url: str
+    hub_url: str = ""
+    """Where the hub's API is; empty in a file of an earlier version."""
+    keys_number: int = 0
+    """Of the last change of the hub's keys that was followed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,59 @@ class Keys:
 
 def load_enrolment(data: Path) -> Enrolment | None:
     """The enrolment on disk, None where there is none. Raises IdentityError."""
+    stored = _load(data)
+    if stored is None:
+        return None
+    return Enrolment(
+        edge=stored.edge,
+        name=stored.name,
+        edge_sign=stored.edge_sign,
+        hub=HubKeys(stored.hub_sign, stored.hub_seal),
+        generation=stored.generation,
+        mqtt_url=stored.mqtt_url,
+    )
+
+
+def load_hub_url(data: Path) -> str:
+    """Where the API of this edge's hub is; empty where that is not known. Raises IdentityError."""
+    stored = _load(data)
+    return "" if stored is None else stored.hub_url
+
+
+def keep_hub_url(data: Path, hub_url: str) -> None:
+    """The hub's API is elsewhere from now on. Raises IdentityError."""
+    stored = _load(data)
+    if stored is not None:
+        _keep(data, msgspec.structs.replace(stored, hub_url=hub_url))
+
+
+def follow(data: Path, said: NextKeys) -> None:
+    """The hub has these keys from now on. Raises IdentityError.
+
+    Whether the key known until then said so has been looked at. An older statement, played back,
+    is passed over.
+    """
+    stored = _load(data)
+    if stored is not None and said.number > stored.keys_number:
+        _keep(
+            data,
+            msgspec.structs.replace(
+                stored,
+                hub_sign=said.keys.sign,
+                hub_seal=said.keys.seal,
+                keys_number=said.number,
+            ),
+        )
+
+
+def _keep(data: Path, stored: _EnrolmentFile) -> None:
+    try:
+        _write(data / ENROLMENT_FILE, stored)
+    except OSError as error:
+        raise IdentityError(f"{data / ENROLMENT_FILE}: {error.strerror}") from error
+
+
+def _load(data: Path) -> _EnrolmentFile | None:
     path = data / ENROLMENT_FILE
     try:
         stored = msgspec.json.decode(path.read_bytes(), type=_EnrolmentFile)
@@ -115,14 +173,7 @@ def load_enrolment(data: Path) -> Enrolment | None:
             raise ValueError("an id, a key or a number is impossible")  # noqa: TRY301
     except ValueError as error:
         raise IdentityError(_no_enrolment(path, error)) from error
-    return Enrolment(
-        edge=stored.edge,
-        name=stored.name,
-        edge_sign=stored.edge_sign,
-        hub=HubKeys(stored.hub_sign, stored.hub_seal),
-        generation=stored.generation,
-        mqtt_url=stored.mqtt_url,
-    )
+    return stored
 
 
 def load_identity(data: Path) -> tuple[Enrolment, Keys] | None:
@@ -169,7 +220,8 @@ def enrol(data: Path, hub_url: str, code: EnrolmentCode) -> Enrolment:
         "proof": _to_text(proof),
     }
     try:
-        answer = ask(hub, "POST", "/api/v1/enrol", request)
+        # The code's fingerprint says whether it is the hub; a clock that is off need not stop it.
+        answer = ask(hub, "POST", "/api/v1/enrol", request, checks_time=False)
     except RequestError as error:
         raise EnrolError(str(error)) from error
     try:
@@ -188,6 +240,7 @@ def enrol(data: Path, hub_url: str, code: EnrolmentCode) -> Enrolment:
         hub_seal=enrolment.hub.seal,
         generation=enrolment.generation,
         mqtt_url=enrolment.mqtt_url,
+        hub_url=str(hub),
     )
     try:
         _write(data / ENROLMENT_FILE, stored)
@@ -200,22 +253,7 @@ def enrol(data: Path, hub_url: str, code: EnrolmentCode) -> Enrolment:
 
 
 def _write(path: Path, content: msgspec.Struct) -> None:
-    """Whole or not at all, durable, readable by the folder's owner alone: root may write it too."""
-    scratch = path.with_suffix(".new")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        if os.geteuid() == 0:
-            owner = path.parent.stat()
-            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-        file.write(msgspec.json.encode(content))
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write(path, msgspec.json.encode(content))
 
 
 def _to_text(raw: bytes) -> str:

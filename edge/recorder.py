@@ -15,7 +15,7 @@ import queue
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol, assert_never
 
@@ -105,6 +105,11 @@ class _Retire:
 
 
 @dataclass(frozen=True, slots=True)
+class _NewHubKey:
+    seal: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class _NewRoster:
     roster: Roster
     boottime_ms: int
@@ -141,6 +146,7 @@ _Event = (
     | _NewGeneration
     | _Alarm
     | _Retire
+    | _NewHubKey
     | _NewRoster
     | _AskState
     | _Asked
@@ -281,6 +287,9 @@ class Recorder:
     def retire(self, order: bytes) -> None:
         self._events.put(_Retire(order))
 
+    def new_hub_key(self, seal: bytes) -> None:
+        self._events.put(_NewHubKey(seal))
+
     def new_roster(self, roster: Roster) -> None:
         self._events.put(_NewRoster(roster, self._clock.boottime_ms()))
 
@@ -368,6 +377,8 @@ class Recorder:
                 self._commit()
                 if self._journal is not None:
                     self._journal.alarm(reason)
+            case _NewHubKey(seal):
+                self._reseal(seal)
             case _NewRoster(roster, boottime_ms):
                 self._roster = roster
                 self._heard = Heard.of(roster, boottime_ms)
@@ -608,6 +619,23 @@ class Recorder:
         self._failure = ""
         self._notify(Opened(self._journal.epoch, self._journal.header_bytes))
         self._stand()
+
+    def _reseal(self, hub_seal: bytes) -> None:
+        """A new epoch, under the hub's new key; nothing is lost between the two."""
+        self._commit()
+        self._owner = replace(self._owner, hub_seal=hub_seal)
+        if self._journal is None:
+            return
+        self._journal.close()
+        self._journal = None
+        try:
+            self._open()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the door must show it
+            self._lose_journal(error)
+            return
+        self._entries += [
+            entries.ReaderUp(self._sampled, each.name) for each in self._readers.values() if each.up
+        ]
 
     def _open_if_due(self) -> bool:
         now = self._clock.boottime_ms()

@@ -62,6 +62,9 @@ class JournalOwner(Protocol):
     def retire(self, order: bytes) -> None:
         """The hub, by this signed message, has told the edge to retire. May be said again."""
 
+    def new_hub_key(self, seal: bytes) -> None:
+        """The hub has another key (raw X25519) to which subjects are sealed from now on."""
+
     def new_roster(self, roster: Roster) -> None: ...
 
     def ask_state(self) -> None:

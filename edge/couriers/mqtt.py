@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -25,8 +25,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from edge.certificate import Certificates
 from edge.couriers import Appended, JournalEvent, JournalOwner, JournalState, Opened, Pruned
-from edge.enrol import Keys
+from edge.enrol import IdentityError, Keys, follow
 from edge.status import CourierStatus
 from edge.store import JournalError, JournalReader
 from protocol import topics
@@ -39,8 +40,8 @@ from protocol.batch import (
     seal_batch,
 )
 from protocol.delivery import NewGeneration, Outcome, Refusal, Refused, Released, Sender
-from protocol.errors import RemoteError
-from protocol.fleet import Command, Order
+from protocol.errors import LocalError, Reason, RemoteError
+from protocol.fleet import Command, NextKeys, Order
 from protocol.identity import MAX_MESSAGE_BYTES, Enrolment, MessageType
 from protocol.roster import Roster
 from protocol.topics import Broker
@@ -111,7 +112,11 @@ class Link:
         subscriptions: Sequence[str],
         tell: Callable[[LinkEvent], None],
         via: tuple[str, int] | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
+        if broker.tls and certificates is None:
+            raise LocalError("a broker with TLS wants a certificate")
+        self._certificates = certificates
         self._broker = broker
         self._address = via or (broker.host, broker.port)
         self._client_id = client_id
@@ -119,7 +124,7 @@ class Link:
         self._tell = tell
         self._stopping = threading.Event()
         self._client: paho.Client | None = None
-        self._was_connected = False
+        self._was_answered = self._was_connected = False
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
     def start(self) -> None:
@@ -166,8 +171,9 @@ class Link:
             protocol=MQTTProtocolVersion.MQTTv5,
             reconnect_on_failure=False,
         )
-        if self._broker.tls:
-            client.tls_set_context(_Certified(self._broker.host))
+        certificates = self._certificates if self._broker.tls else None
+        if certificates is not None:
+            client.tls_set_context(certificates.context(self._broker.host))
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
@@ -178,12 +184,18 @@ class Link:
         client.on_socket_register_write = lambda *_: None
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.MaximumPacketSize = MAX_MESSAGE_BYTES + 1024
-        client.connect(
-            *self._address,
-            KEEPALIVE_S,
-            clean_start=True,
-            properties=properties,
-        )
+        self._was_answered = False
+        try:
+            client.connect(
+                *self._address,
+                KEEPALIVE_S,
+                clean_start=True,
+                properties=properties,
+            )
+        except ssl.SSLError:
+            if certificates is not None:
+                certificates.refused()
+            raise
         self._client = client
         if self._stopping.is_set():  # `stop` may have looked before there was a client
             client.disconnect()
@@ -195,12 +207,16 @@ class Link:
             self._client = None
             with contextlib.suppress(OSError):
                 client.disconnect()
+        # With TLS 1.3 a broker says only after the handshake that it does not take a certificate.
+        if certificates is not None and not self._was_answered and not self._stopping.is_set():
+            certificates.refused()
 
     # paho swallows no exception of a callback: it ends its thread. These only pass things on.
 
     def _on_connect(
         self, client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any
     ) -> None:
+        self._was_answered = True
         if reason.is_failure:
             log.warning("the broker refused: %s", reason)
             client.disconnect()
@@ -247,6 +263,7 @@ class Courier:
         broker: Broker,
         owner: JournalOwner,
         via: tuple[str, int] | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         self._data = data
         self._enrolment = enrolment
@@ -257,6 +274,8 @@ class Courier:
         self._receipts = topics.receipt(enrolment.edge)
         self._rosters = topics.roster(enrolment.edge)
         self._orders = topics.order(enrolment.edge)
+        self._next_keys = topics.keys(enrolment.edge)
+        self._keys_number = 0
         self._roster_issued_ms = 0
         self._greeted = (0, 0)
         self._not_taken = ""
@@ -265,9 +284,10 @@ class Courier:
         self._link = Link(
             broker,
             enrolment.edge.hex(),
-            [self._receipts, self._rosters, self._orders, topics.HUB_STATE],
+            [self._receipts, self._rosters, self._orders, self._next_keys, topics.HUB_STATE],
             self.tell,
             via,
+            certificates,
         )
         self._reader: JournalReader | None = None
         self._epoch = b""
@@ -464,6 +484,9 @@ class Courier:
             elif topic == self._rosters:
                 self._take_roster(Roster.open(payload, hub, self._enrolment.edge, self._keys.seal))
                 return
+            elif topic == self._next_keys:
+                self._follow(payload)
+                return
             elif topic == self._orders:
                 order = Order.open(payload, hub, self._enrolment.edge)
                 if order.command == Command.RETIRE:
@@ -513,6 +536,25 @@ class Courier:
             self._owner.ask_state()
         return self._sender.hub_state(state, _now())
 
+    def _follow(self, payload: bytes) -> None:
+        """The hub's next keys, where the key that is known says so; of others nothing is said."""
+        try:
+            said = NextKeys.open(payload, self._enrolment.hub.sign)
+        except RemoteError as error:
+            if error.reason is Reason.BAD_SIGNATURE:
+                return  # a change from before our time, which is told at each hello
+            raise
+        if said.number <= self._keys_number:
+            return
+        try:
+            follow(self._data, said)
+        except IdentityError as error:
+            self._complain(f"the hub's new keys could not be kept: {error}")
+        self._keys_number = said.number
+        self._enrolment = replace(self._enrolment, hub=said.keys)
+        self._owner.new_hub_key(said.keys.seal)
+        log.info("the hub has changed its keys")
+
     def _take_roster(self, roster: Roster) -> None:
         if roster.issued_ms > self._roster_issued_ms:  # an older one may be played back
             self._roster_issued_ms = roster.issued_ms
@@ -555,20 +597,6 @@ class Courier:
         self._link.publish(
             topics.up(self._enrolment.edge, channel), self._keys.sign.sign(message, payload)
         )
-
-
-class _Certified(ssl.SSLContext):
-    """Asks for a certificate of `host`, wherever the connection goes first."""
-
-    def __new__(cls, _host: str) -> Self:
-        return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
-
-    def __init__(self, host: str) -> None:
-        self._host = host
-        self.load_default_certs()
-
-    def wrap_socket(self, sock: socket.socket, *args: Any, **more: Any) -> ssl.SSLSocket:
-        return super().wrap_socket(sock, *args, **{**more, "server_hostname": self._host})
 
 
 def _now() -> int:

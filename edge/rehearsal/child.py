@@ -20,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from edge.certificate import Certificates
 from edge.clock import Clock, SystemClock
 from edge.config import Config, load
 from edge.couriers import JournalEvent
@@ -263,7 +264,8 @@ def _courier(task: Task, config: Config, recorder: Recorder) -> Courier | _Nobod
     assert identity is not None  # noqa: S101  whoever wrote the task has read it
     enrolment, keys = identity
     broker = Broker.parse(config.mqtt.url or enrolment.mqtt_url)
-    return Courier(Path(task.scratch), enrolment, keys, broker, recorder, task.via)
+    certificates = Certificates(config.edge.data) if broker.tls else None
+    return Courier(Path(task.scratch), enrolment, keys, broker, recorder, task.via, certificates)
 
 
 if __name__ == "__main__":

@@ -186,6 +186,8 @@ class _Way:
     def alarm(self, reason: str) -> None:
         self._recorder.alarm(reason)
 
+    def new_hub_key(self, seal: bytes) -> None: ...
+
     def new_roster(self, roster: Roster) -> None:
         self._recorder.new_roster(roster)
 

@@ -24,7 +24,7 @@ from edge import retirement
 from edge.cli import main
 from edge.clock import SystemClock
 from edge.config import Config, load
-from edge.couriers.mqtt import _Certified
+from edge.certificate import _Certified
 from edge.enrol import Keys
 from edge.rehearsal.child import RehearsalClock, SetClock, Task
 from edge.rehearsal.ledger import Ledger, Light, Report, Tap, table

@@ -46,3 +46,48 @@ class Mosquitto(Server):
 
     def _is_ready(self) -> bool:
         return accepts(self.port)
+
+
+class SecureMosquitto(Server):
+    """mosquitto by the folder that `shuaka-hub broker` writes, at `port`; the hub's is another."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.folder = directory / "broker"
+        self.log = directory / "mosquitto.log"
+        self.pid_file = directory / "mosquitto.pid"
+        self.port, self.hub_port = free_port(), free_port()
+        self._config = directory / "run.conf"
+        self._config.write_text(
+            "\n".join(
+                [
+                    f"user {pwd.getpwuid(os.geteuid()).pw_name}",
+                    "log_dest stdout",
+                    "log_timestamp_format %Y-%m-%dT%H:%M:%S",
+                    f"include_dir {self.folder}",
+                    "",
+                ]
+            ),
+            encoding="utf-8",
+        )
+
+    def options(self, *hosts: str) -> list[str]:
+        """What `shuaka-hub broker` is to be told."""
+        named = [word for host in hosts for word in ("--host", host)]
+        ports = ["--port", str(self.port), "--hub-port", str(self.hub_port)]
+        return [str(self.folder), *named, *ports, "--pid-file", str(self.pid_file)]
+
+    @property
+    def url(self) -> str:
+        return f"mqtts://127.0.0.1:{self.port}"
+
+    @property
+    def hub_url(self) -> str:
+        return f"mqtts://127.0.0.1:{self.hub_port}"
+
+    def _launch(self) -> Child:
+        program = find_program("mosquitto", "mosquitto")
+        return Child([program, "-c", self._config], log=self.log)
+
+    def _is_ready(self) -> bool:
+        return accepts(self.port) and self.pid_file.exists()
