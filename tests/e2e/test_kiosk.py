@@ -11,9 +11,12 @@ import csv
 import os
 import re
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -21,14 +24,16 @@ from zoneinfo import ZoneInfo
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from edge.feedback import Notice, Outcome
+from tests.edge.test_kiosk import Door, enrolled
 from tests.hub.web.axe import assert_accessible
 from tests.hub.web.test_browser import FLAGS, watched
 from tests.rig import Mosquitto, Pcscd, TcpProxy, UidCard, VirtualReader, private_dir, wait_for
 from tests.rig.cards import WrongLengthCard
-from tests.rig.processes import free_port
+from tests.rig.processes import accepts, free_port
 from tests.rig.product import Edge, Hub
 
-pytestmark = [pytest.mark.servers, pytest.mark.browser]
+pytestmark = pytest.mark.browser
 
 DISTRICT = Path(__file__).parents[2] / "deploy/demo/district"
 ZONE = ZoneInfo("Asia/Shanghai")
@@ -170,6 +175,7 @@ def meeting_now(hub: Hub, folder: Path) -> None:
     hub.command("import", "meetings", str(path))
 
 
+@pytest.mark.servers
 @pytest.mark.timeout(300)
 def test_an_evening_at_the_door(tmp_path: Path) -> None:
     with private_dir() as directory, ExitStack() as stack:
@@ -218,6 +224,165 @@ def test_an_evening_at_the_door(tmp_path: Path) -> None:
         assert len({screen.words[name] for name in looks}) == len(looks), screen.words
         assert screen.words["good"] == "签到成功"
         screen.complain_not("the end")
+
+
+# --- what only a browser decides, without the servers ---------------------------------------------
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Iterator[tuple[Door, Screen]]:
+    """The screen alone, with a fake recorder behind it, in a browser."""
+    with ExitStack() as stack:
+        enrolled(tmp_path)
+        door = Door(tmp_path)
+        stack.callback(door.kiosk.stop)
+        wait_for(lambda: accepts(door.port), "the screen")
+        screen = Screen(f"http://127.0.0.1:{door.port}/", stack)
+        screen.page.goto(screen.url)
+        screen.wait("ready")
+        yield door, screen
+
+
+HOSTILE = """<!doctype html><title>x</title><script>
+const at = "http://127.0.0.1:PORT";
+const tries = [
+  fetch(at + "/corner/ask", {method: "POST", body: '{"act":"open"}'}),
+  fetch(at + "/corner/ask", {method: "POST", mode: "no-cors", body: '{"act":"open"}'}),
+  fetch(at + "/corner/ask", {method: "POST", body: '{"act":"open"}',
+    headers: {"Content-Type": "application/json", "X-Kiosk-Token": "x"}}),
+  fetch(at + "/events").then((each) => each.text()),
+  new Promise((good, bad) => {
+    const stream = new EventSource(at + "/events");
+    stream.addEventListener("hello", good);
+    stream.onerror = bad;
+  }),
+  new Promise((good, bad) => {
+    const script = document.createElement("script");
+    script.src = at + "/kiosk.js";
+    script.onload = good;
+    script.onerror = bad;
+    document.head.append(script);
+  }),
+];
+const form = document.createElement("form");
+form.method = "POST";
+form.action = at + "/corner/ask";
+form.enctype = "text/plain";
+form.target = "f";
+const input = document.createElement("input");
+[input.name, input.value] = ['{"act":"open","x":"', '"}'];
+const frame = document.createElement("iframe");
+frame.name = "f";
+form.append(input, frame);
+document.addEventListener("DOMContentLoaded", () => { document.body.append(form); form.submit(); });
+Promise.allSettled(tries).then((all) => {
+  window.outcome = all.map((each) => each.status === "rejected" || each.value.type === "opaque");
+});
+</script>"""
+
+
+@contextmanager
+def served(page: str) -> Iterator[str]:
+    """The address of a page that this machine serves, beside the screen."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://localhost:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.timeout(60)
+def test_another_page_of_the_same_browser_does_and_learns_nothing(
+    shown: tuple[Door, Screen],
+) -> None:
+    door, screen = shown
+    stranger = screen.page.context.new_page()
+    # Of this machine too: whom the browser itself keeps away proves nothing of us.
+    with served(HOSTILE.replace("PORT", str(door.port))) as elsewhere:
+        stranger.goto(elsewhere)
+        stranger.wait_for_function("window.outcome !== undefined")
+    assert stranger.evaluate("window.outcome") == [True] * 6
+    frame = "http://127.0.0.1:" + str(door.port)
+    stranger.set_content(f'<iframe src="{frame}/"></iframe>')
+    stranger.wait_for_timeout(500)
+    assert not any(each.url.startswith(frame) for each in stranger.frames)
+    assert door.recorder.wishes == []
+    # while our own page may
+    screen.hold()
+    screen.page.get_by_role("button", name="会议开始").click()
+    wait_for(lambda: len(door.recorder.wishes) == 1, "a wish")
+
+
+@pytest.mark.timeout(60)
+def test_a_card_is_shown_while_the_corner_is_open_and_the_corner_comes_back(
+    shown: tuple[Door, Screen],
+) -> None:
+    door, screen = shown
+    page = screen.page
+    screen.hold()
+    page.get_by_label("党员编号").fill("DY-0")
+    door.face.show(Notice(Outcome.RECOGNISED, "r"))
+    screen.wait("good")
+    assert page.evaluate("getComputedStyle(document.getElementById('desk')).opacity") == "0"
+    screen.wait("ready")
+    assert page.evaluate("getComputedStyle(document.getElementById('desk')).opacity") == "1"
+    assert page.get_by_label("党员编号").input_value() == "DY-0"
+    page.locator("#close").click()
+    screen.hold()
+    assert page.get_by_label("党员编号").input_value() == "", "what was typed is not left there"
+
+
+@pytest.mark.timeout(60)
+def test_nothing_moves_for_whoever_asked_for_that(shown: tuple[Door, Screen]) -> None:
+    door, screen = shown
+    moving = """Array.from(document.getAnimations({subtree: true})).length"""
+    assert screen.page.evaluate(moving) > 0
+    screen.page.emulate_media(reduced_motion="reduce")
+    door.face.show(Notice(Outcome.UNREADABLE, "r"))
+    screen.wait("again")
+    assert screen.page.evaluate(moving) == 0
+
+
+@pytest.mark.timeout(60)
+def test_two_screens_show_the_same_and_the_same_card_again_is_said_again(
+    shown: tuple[Door, Screen],
+) -> None:
+    door, screen = shown
+    other = screen.page.context.new_page()
+    other.goto(screen.url)
+    other.wait_for_selector('body[data-look="ready"]')
+    for page in (screen.page, other):
+        page.evaluate(
+            "window.said = []; new MutationObserver(() => window.said.push("
+            "document.getElementById('say').textContent))"
+            ".observe(document.getElementById('say'), {childList: true})"
+        )
+    for _ in range(2):
+        door.face.show(Notice(Outcome.RECOGNISED, "r"))
+        for page in (screen.page, other):
+            wait_for(partial(has_said, page, "签到成功"), "the words")
+            page.evaluate("window.said = []")
+
+
+def has_said(page: Page, words: str) -> bool:
+    return words in page.evaluate("window.said")
+
+
+# --- the way of that evening ----------------------------------------------------------------------
 
 
 def not_enrolled(screen: Screen, hub: Hub, code: str) -> None:
