@@ -116,6 +116,12 @@ class _NewRoster:
 
 
 @dataclass(frozen=True, slots=True)
+class _Stick:
+    standing: Standing | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class _AskState:
     at: Stamp
 
@@ -148,6 +154,7 @@ _Event = (
     | _Retire
     | _NewHubKey
     | _NewRoster
+    | _Stick
     | _AskState
     | _Asked
     | _Cancel
@@ -178,6 +185,7 @@ class Recorder:
         self._debounce = Debounce(secrets.token_bytes(32), window_ms=debounce_ms)
         self._acted = Debounce(secrets.token_bytes(32), window_ms=debounce_ms)
         self._asked: _Asked | None = None
+        self._stick = _Stick(None, "")
         self._retired = is_retired(data, owner.edge)
         self._order: bytes | None = None
         """What told this edge to retire, while it could not be made durable."""
@@ -293,6 +301,11 @@ class Recorder:
     def new_roster(self, roster: Roster) -> None:
         self._events.put(_NewRoster(roster, self._clock.boottime_ms()))
 
+    # what the courier of sticks asks: edge.couriers.usb.Door
+
+    def stick(self, standing: Standing | None, detail: str = "") -> None:
+        self._events.put(_Stick(standing, detail))
+
     def ask_state(self) -> None:
         # Whatever was tapped before `at` has been read, or given up, and put into the queue by
         # now: the answer comes after it.
@@ -382,6 +395,9 @@ class Recorder:
             case _NewRoster(roster, boottime_ms):
                 self._roster = roster
                 self._heard = Heard.of(roster, boottime_ms)
+            case _Stick():
+                self._stick = event
+                self._stand()
             case _AskState(at):
                 self._commit()
                 self._tell_state(at)
@@ -673,12 +689,17 @@ class Recorder:
         self._stand()
 
     def _stand(self) -> None:
+        # Red stays red: of a stick it tells beside.
+        stick = self._stick.standing
+        beside = "" if stick is None else stick.wording
         if self._retired:
-            self._feedback.stand(Standing.RETIRED)
+            self._feedback.stand(Standing.RETIRED, beside)
         elif self._journal is None:
-            self._feedback.stand(Standing.CANNOT_RECORD)
+            self._feedback.stand(Standing.CANNOT_RECORD, beside)
         elif not any(reader.up for reader in self._readers.values()):
-            self._feedback.stand(Standing.NO_READER)
+            self._feedback.stand(Standing.NO_READER, beside)
+        elif stick is not None and self._asked is None:
+            self._feedback.stand(stick, self._stick.detail)
         elif self._asked is not None:
             self._feedback.stand(Standing.AWAITING, self._asked.wish.words)
         else:

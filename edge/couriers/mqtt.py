@@ -90,12 +90,20 @@ class NotTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class _Brought:
+    """What the hub said, brought on another way."""
+
+    messages: Sequence[tuple[str, bytes]]
+    done: threading.Event
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     pass
 
 
 LinkEvent = Connected | Disconnected | Incoming | Carried | NotTaken
-CourierEvent = LinkEvent | JournalEvent | Stop
+CourierEvent = LinkEvent | JournalEvent | _Brought | Stop
 
 
 class Link:
@@ -317,6 +325,16 @@ class Courier:
             return  # a flood: receipts are repeated, memory is not endless
         self._events.put(event)
 
+    def bring(self, messages: Sequence[tuple[str, bytes]], timeout_s: float = 5) -> int:
+        """Messages (topic, payload) that came on another way, to be followed as from the broker.
+
+        Returns once they were; gives how many entries have no receipt then.
+        """
+        brought = _Brought(messages, threading.Event())
+        self._events.put(brought)
+        brought.done.wait(timeout_s)
+        return self._status.unreceipted
+
     def status(self) -> CourierStatus:
         """How it is now; from any thread."""
         return self._status
@@ -406,6 +424,11 @@ class Courier:
                 self._sender.nobody_listens(_now())
             case Incoming(topic, payload):
                 self._incoming(topic, payload)
+            case _Brought(messages, done):
+                try:
+                    self._take_brought(messages)
+                finally:
+                    done.set()
             case JournalState() if not self._sender.knows(event.epoch):
                 pass
             case JournalState():
@@ -513,6 +536,13 @@ class Courier:
                         self._status = replace(self._status, alarm=reason)
                         self._owner.alarm(reason)
                     self._complain(f"{what}; it was not followed")
+
+    def _take_brought(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        if self._header_bytes and not self._synced:
+            self._sync()
+        for topic, payload in messages:
+            self._incoming(topic, payload)
+        self._status = replace(self._status, unreceipted=self._sender.unreceipted())
 
     def _complain(self, what: str) -> None:
         """A line in the log at once, then one a minute: whoever may publish could fill a disk."""

@@ -190,6 +190,10 @@ class Standing(Enum):
     NOT_ENROLLED = ("✘", Light.RED, "设备未登记，无法记录，请联系工作人员")
     RETIRED = ("✘", Light.RED, "设备已退役，不再记录，请到其他设备刷卡")
     """The hub has told the device to retire; it only hands over what it holds."""
+    STICK_WRITING = ("⇩", Light.AMBER, "正在写入U盘，请勿拔出")
+    """To a stick that somebody plugged in; cards are read as ever."""
+    STICK_WRITTEN = ("⏏", Light.NEUTRAL, "已写入，可以拔出U盘")
+    STICK_FAILED = ("⚠", Light.AMBER, "U盘写入失败，刷卡不受影响")
 
     def __init__(self, symbol: str, light: Light, wording: str) -> None:
         self.symbol = symbol

@@ -216,6 +216,10 @@ def _said(told: Told) -> tuple[Look, str, str]:
             return Look.AWAITING, words, f"{told.detail}　{more}" if told.detail else more
         case Standing.NO_READER | Standing.CANNOT_RECORD | Standing.NOT_ENROLLED | Standing.RETIRED:
             return Look.FAILED, words, more + detail
+        case Standing.STICK_WRITING | Standing.STICK_WRITTEN:
+            return Look.AWAITING, words, more + detail
+        case Standing.STICK_FAILED:
+            return Look.UNDONE, words, more + detail
         case _:
             assert_never(told.standing)
 

@@ -167,6 +167,9 @@ def test_every_standing_fits_in_one_line(standing: Standing) -> None:
     assert drawn.look is {
         Standing.READY: Look.READY,
         Standing.AWAITING: Look.AWAITING,
+        Standing.STICK_WRITING: Look.AWAITING,
+        Standing.STICK_WRITTEN: Look.AWAITING,
+        Standing.STICK_FAILED: Look.UNDONE,
     }.get(standing, Look.FAILED)
     assert (standing is Standing.READY) or "会议开始" in drawn.more
 
