@@ -355,6 +355,7 @@ class Journal:
         be used any more: close it and open the journal anew.
         """
         try:
+            self._look_at_files()
             with _transaction(self._db):
                 count = self._write(items)
                 self._write_releases()
@@ -901,11 +902,8 @@ def _open_or_set_aside(path: Path, edge: bytes) -> sqlite3.Connection:
     if not (path.exists() and path.stat().st_size) and log.exists() and log.stat().st_size:
         _set_aside(path, DAMAGED)  # SQLite would delete the log of a file that is gone
     if path.exists():
-        try:
-            db = _open(path, create=False)
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode not in _UNUSABLE:
-                raise
+        db = _open_if_usable(path) or _open_if_usable(path)  # a read may fail once, and never again
+        if db is None:
             _set_aside(path, DAMAGED)
         else:
             try:
@@ -918,6 +916,16 @@ def _open_or_set_aside(path: Path, edge: bytes) -> sqlite3.Connection:
             db.close()
             _set_aside(path, FORMER)
     return _open(path, create=True)
+
+
+def _open_if_usable(path: Path) -> sqlite3.Connection | None:
+    """None where the file is damaged, or cannot be read."""
+    try:
+        return _open(path, create=False)
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode not in _UNUSABLE:
+            raise
+    return None
 
 
 _UNUSABLE: Final = {
