@@ -145,6 +145,12 @@ class Link:
             client.disconnect()
         self._thread.join(timeout=5)
 
+    def reconnect(self) -> None:
+        """Ends the connection, and with it all that was subscribed to; it comes back by itself."""
+        client = self._client
+        if client is not None:
+            client.disconnect()
+
     def publish(self, topic: str, payload: bytes) -> int | None:
         """Hands `payload` to the network; its number, or None where there is no connection now."""
         client = self._client
@@ -283,7 +289,7 @@ class Courier:
         self._rosters = topics.roster(enrolment.edge)
         self._orders = topics.order(enrolment.edge)
         self._next_keys = topics.keys(enrolment.edge)
-        self._keys_number = 0
+        self._keys_number = self._ask_keys_at = 0
         self._roster_issued_ms = 0
         self._greeted = (0, 0)
         self._not_taken = ""
@@ -519,6 +525,8 @@ class Courier:
                 return
         except RemoteError as error:
             self._complain(f"a message on {topic} was not taken: {error}")
+            if topic == topics.HUB_STATE and error.reason is Reason.BAD_SIGNATURE:
+                self._ask_keys()
             return
         for outcome in outcomes:
             match outcome:
@@ -566,6 +574,12 @@ class Courier:
             self._owner.ask_state()
         return self._sender.hub_state(state, _now())
 
+    def _ask_keys(self) -> None:
+        """Says hello to a hub that may have changed its keys: its answer begins with them."""
+        if _now() >= self._ask_keys_at:
+            self._ask_keys_at = _now() + COMPLAIN_MS
+            self._hello()
+
     def _follow(self, payload: bytes) -> None:
         """The hub's next keys, where the key that is known says so; of others nothing is said."""
         try:
@@ -584,6 +598,7 @@ class Courier:
         self._enrolment = replace(self._enrolment, hub=said.keys)
         self._owner.new_hub_key(said.keys.seal)
         log.info("the hub has changed its keys")
+        self._link.reconnect()  # what it said of itself by them was passed over until now
 
     def _take_roster(self, roster: Roster) -> None:
         if roster.issued_ms > self._roster_issued_ms:  # an older one may be played back

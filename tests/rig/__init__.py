@@ -16,7 +16,7 @@ from tests.rig.cards import (
     WrongLengthCard,
     storage_card_atr,
 )
-from tests.rig.mosquitto import Mosquitto
+from tests.rig.mosquitto import Mosquitto, SecureMosquitto
 from tests.rig.pcscd import Pcscd
 from tests.rig.postgres import Postgres
 from tests.rig.processes import (
@@ -41,6 +41,7 @@ __all__ = [
     "NotReadyError",
     "Pcscd",
     "Postgres",
+    "SecureMosquitto",
     "SilentCard",
     "TcpProxy",
     "UidCard",

@@ -24,7 +24,7 @@ import httpx
 from tests.rig.processes import Child, NotReadyError, find_program, free_port, wait_for
 
 PASSWORD = "correct horse battery"
-_PROGRAMS = Path(sys.executable).parent
+PROGRAMS = Path(sys.executable).parent
 _FILLER = b"~\n"
 _F_SETPIPE_SZ = 1031
 
@@ -36,7 +36,7 @@ class CommandError(Exception):
 def run(program: str, *arguments: str, env: Mapping[str, str] | None = None) -> str:
     """Standard output of a command that must succeed; CommandError otherwise."""
     done = subprocess.run(
-        [_PROGRAMS / program, *arguments],
+        [PROGRAMS / program, *arguments],
         env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -54,7 +54,14 @@ def run(program: str, *arguments: str, env: Mapping[str, str] | None = None) -> 
 class Hub:
     """`shuaka-hub` with its data in `directory`; `database` is a URL (default: SQLite there)."""
 
-    def __init__(self, directory: Path, mqtt: str, database: str = "", edge_mqtt: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        mqtt: str,
+        database: str = "",
+        edge_mqtt: str = "",
+        broker_dir: str = "",
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.port = free_port()
@@ -66,6 +73,7 @@ class Hub:
             f'database = "{self.database}"\n'
             f'mqtt = "{mqtt}"\n'
             f'edge_mqtt = "{edge_mqtt}"\n'
+            f'broker_dir = "{broker_dir}"\n'
             f'listen = "127.0.0.1:{self.port}"\n',
             encoding="utf-8",
         )
@@ -99,7 +107,7 @@ class Hub:
     def start(self, *, wait: bool = True) -> Self:
         """Starts `serve`; with `wait`, returns when it is healthy (broker included)."""
         self._child = Child(
-            [_PROGRAMS / "shuaka-hub", "serve", "--config", self.config],
+            [PROGRAMS / "shuaka-hub", "serve", "--config", self.config],
             log=self.directory / "hub.log",
         )
         if wait:
@@ -148,7 +156,9 @@ class Light:
     @property
     def standing(self) -> bool:
         """Whether it says how the device is, and not what became of a card."""
-        return any(words in self.line for words in ("请刷党员卡", "刷卡确认", "未连接", "未登记"))
+        return any(
+            words in self.line for words in ("请刷党员卡", "刷卡确认", "未连接", "未登记", "U盘")
+        )
 
 
 class Edge:
@@ -214,7 +224,7 @@ class Edge:
                 [
                     find_program("setpriv", "util-linux"),
                     *("--pdeathsig", "KILL", "--"),
-                    *(_PROGRAMS / "shuaka-edge", "run", "--config", self.config),
+                    *(PROGRAMS / "shuaka-edge", "run", "--config", self.config),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=self._write_end,
