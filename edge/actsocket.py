@@ -2,8 +2,8 @@
 
 One JSON line asks (`{"act": "witness", "member": "M-1"}`), lines answer (`edge.acts.Answer`), the
 last of which says `recorded`, `refused` or `unknown`. Whoever hangs up, or ends its side, has
-cancelled. The socket's folder and its mode (0600) let in nobody but the daemon's own user and
-root.
+cancelled. `{"act": "statement"}` is answered by how far the journal is whole, for an export. The
+socket's folder and its mode (0600) let in nobody but the daemon's own user and root.
 """
 
 import logging
@@ -27,6 +27,7 @@ from edge.acts import (
     Why,
     Wish,
 )
+from edge.couriers import JournalState
 from protocol.credential import InvalidCredentialError, member_credential
 from protocol.journal import Act
 
@@ -36,6 +37,8 @@ MAX_CONNECTIONS: Final = 8
 REQUEST_S: Final = 5.0
 ANSWER_S: Final = WAIT_MS / 1000 + 15
 """How long an answer may take: the wait for a card, and a storage that is slow."""
+STATEMENT_S: Final = 10.0
+MAX_STATEMENT_BYTES: Final = 32 << 10
 TRY_AGAIN_S: Final = 5.0
 TICK_S: Final = 0.2
 
@@ -68,9 +71,15 @@ class Takes(Protocol):
 class ActServer:
     """Takes commands while the daemon records; a socket that cannot be made is tried again."""
 
-    def __init__(self, data: Path, recorder: Takes) -> None:
+    def __init__(
+        self,
+        data: Path,
+        recorder: Takes,
+        statement: Callable[[], JournalState | None] = lambda: None,
+    ) -> None:
         self._data = data
         self._recorder = recorder
+        self._statement = statement
         self._stopping = threading.Event()
         self._tried = threading.Event()
         self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
@@ -150,6 +159,9 @@ class ActServer:
         line = _line(conn)
         if not line:
             return
+        if line == _STATEMENT:
+            conn.sendall(msgspec.json.encode(self._statement()) + b"\n")
+            return
         try:
             wish = _wish(line)
         except (msgspec.MsgspecError, InvalidWishError, InvalidCredentialError) as error:
@@ -226,6 +238,27 @@ class ActLine:
         self._file.close()
         self._sock.close()
 
+
+def ask_statement(data: Path) -> JournalState | None:
+    """How far the journal in `data` is whole, by the daemon that runs; None where it says nothing.
+
+    What was tapped before that moment is in the journal by the time this returns.
+    """
+    with (
+        suppress(OSError, msgspec.MsgspecError),
+        _folder(data) as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock,
+    ):
+        sock.settimeout(STATEMENT_S)
+        sock.connect(f"{folder}/{SOCKET_NAME}")
+        sock.sendall(_STATEMENT + b"\n")
+        with sock.makefile("rb") as file:
+            line = file.readline(MAX_STATEMENT_BYTES)
+            return msgspec.json.decode(line, type=JournalState | None)
+    return None
+
+
+_STATEMENT: Final = b'{"act":"statement"}'
 
 _LOST: Final = (
     "the running shuaka-edge gave no answer: `shuaka-edge journal list --last 5` shows whether it"

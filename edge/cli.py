@@ -1,4 +1,4 @@
-"""`shuaka-edge`: run, enrol, certificate, act, journal, doctor, rehearse."""
+"""`shuaka-edge`: run, enrol, certificate, act, export, journal, doctor, rehearse."""
 
 import argparse
 import io
@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from edge.acts import Again, Done, Refused, Unknown, Waiting, Why, Wish, named
-from edge.actsocket import ActError, ActLine
+from edge.actsocket import ActError, ActLine, ask_statement
 from edge.certificate import CertificateError, request
 from edge.config import Config, ConfigError, load
+from edge.couriers.file import Export, folder_of, up_name, write_whole
 from edge.daemon import Daemon, inputs
 from edge.desk import IssueError
 from edge.doctor import examine
@@ -165,6 +166,15 @@ def _parser() -> argparse.ArgumentParser:
         "--station", action="store_true", help="only read: the hub's page 发卡台 is the screen"
     )
     desk.set_defaults(run=_issue)
+
+    export = command(
+        "export", "Write what the hub has not received into a file, for a U盘; run may go on."
+    )
+    export.add_argument("file", type=Path, metavar="FILE", help="or a folder, such as a stick's")
+    export.add_argument(
+        "--all", action="store_true", dest="is_all", help="also what the hub has received"
+    )
+    export.set_defaults(run=_export)
 
     journal = command("journal", "Look into the journal; it is never changed.")
     journal.add_argument("what", choices=["list", "verify"])
@@ -347,6 +357,42 @@ def _follow(line: ActLine, asked: str) -> int:
                 raise ActError(answer.words)
             case _:
                 assert_never(answer)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    data = _config(options).edge.data
+    identity = load_identity(data)
+    if identity is None:
+        raise IdentityError(
+            "this device is not enrolled and has recorded nothing: run"
+            " shuaka-edge enrol --hub URL --code CODE"
+        )
+    enrolment, keys = identity
+    state = ask_statement(data)
+    file: Path = options.file
+    if file.is_dir():
+        file /= up_name(enrolment.edge)
+    with (
+        closing(JournalReader(data)) as reader,
+        folder_of(file.absolute().parent.resolve()) as folder,
+    ):
+        export = Export(reader, enrolment.edge, keys, state, is_all=options.is_all)
+        try:
+            write_whole(folder, file.name, export.pieces())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(file)) from error
+    written = export.written
+    print(f"{file}: {written.entries} entries, {written.size} bytes. On the hub:")
+    print("  shuaka-hub import-journal FILE")
+    if state is None:
+        print("It does not say up to when nothing is missing: shuaka-edge run is not recording.")
+    if written.unreadable:
+        print(
+            f"{written.unreadable} epoch(s) of the journal could not be read to their end, see"
+            " shuaka-edge journal verify"
+        )
+        return 1
     return 0
 
 

@@ -114,6 +114,13 @@ class MqttSection(_Section, frozen=True):
     """`mqtt://host:port`, in place of the broker that the hub named at enrolment."""
 
 
+class UsbSection(_Section, frozen=True):
+    """`[usb]`"""
+
+    mounts: Path | None = None
+    """Folder below which sticks are mounted; a marked one is written to. None: no stick is."""
+
+
 class FeedbackSection(_Section, frozen=True):
     """`[feedback]`"""
 
@@ -143,6 +150,7 @@ class Config(_Section, frozen=True):
     journal: JournalSection = JournalSection()
     clock: ClockSection = ClockSection()
     mqtt: MqttSection = MqttSection()
+    usb: UsbSection = UsbSection()
     feedback: FeedbackSection = FeedbackSection()
     kiosk: KioskSection = KioskSection()
 
@@ -166,6 +174,9 @@ def load(path: Path) -> Config:
             Broker.parse(config.mqtt.url)
     except ValueError as error:
         raise ConfigError(f"{path}: mqtt.url: {error}") from error
+    mounts = config.usb.mounts
+    if mounts is not None and (not mounts.is_absolute() or ".." in mounts.parts):
+        raise ConfigError(f"{path}: usb.mounts: {mounts}: a folder whose path begins with /")
     pins = config.feedback.gpio.used
     if len(set(pins)) < len(pins):
         raise ConfigError(f"{path}: feedback.gpio: two things on one pin")

@@ -15,7 +15,10 @@ from edge.actsocket import ActServer
 from edge.certificate import Certificates
 from edge.clock import SystemClock
 from edge.config import Config, card_plan
+from edge.couriers import Everybody, Told
 from edge.couriers.mqtt import Courier
+from edge.couriers.statement import Statement
+from edge.couriers.usb import Sticks
 from edge.enrol import IdentityError, Keys, load_identity
 from edge.feedback import Feedback, Notice, Outcome, Standing
 from edge.feedback.console import Console
@@ -155,13 +158,29 @@ class Daemon:
         broker = Broker.parse(self._config.mqtt.url or enrolment.mqtt_url)
         certificates = Certificates(self._data) if broker.tls else None
         courier = Courier(self._data, enrolment, keys, broker, recorder, certificates=certificates)
-        recorder.start(courier)
+        statement = Statement(recorder.ask_state)
+        listeners: list[Told] = [courier, statement]
+        sticks = None
+        if self._config.usb.mounts is not None:
+            sticks = Sticks(
+                self._data,
+                enrolment,
+                keys,
+                self._config.usb.mounts,
+                recorder,
+                statement,
+                courier.bring,
+            )
+            listeners.append(sticks)
+        recorder.start(Everybody(listeners))
         courier.start()
+        if sticks is not None:
+            sticks.start()
         if certificates is not None:
             certificates.start()
         for screen in screens:
             screen.attach(recorder, courier)
-        acts = ActServer(self._data, recorder)
+        acts = ActServer(self._data, recorder, statement.ask)
         acts.start()
         readers = self._readers()
         for each in readers:
@@ -177,6 +196,8 @@ class Daemon:
                 break
         for each in readers:
             each.stop()
+        if sticks is not None:
+            sticks.stop()
         recorder.stop()
         acts.stop()
         courier.stop()

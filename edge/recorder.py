@@ -17,11 +17,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol, assert_never
+from typing import Final, assert_never
 
 from edge.acts import WAIT_MS, Again, Answer, Done, Refused, Tell, Unknown, Waiting, Why, Wish
 from edge.clock import Clock
-from edge.couriers import Appended, JournalEvent, JournalState, Opened, Pruned
+from edge.couriers import Appended, JournalEvent, JournalState, Opened, Pruned, Told
 from edge.feedback import (
     ALREADY_ACTED,
     ALREADY_RECOGNISED,
@@ -75,12 +75,6 @@ NOT_RECORDING: Final = "not-recording"
 """Why a reader counts as down while the journal fails, in the entries of the next epoch."""
 
 log = logging.getLogger(__name__)
-
-
-class Told(Protocol):
-    """Whoever wants to know what became durable: the courier."""
-
-    def tell(self, event: JournalEvent) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 Here is what a courier and the owner of the journal say to each other; it knows no transport.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,6 +48,25 @@ class JournalState:
 
 
 JournalEvent = Opened | Appended | Pruned | JournalState
+
+
+class Told(Protocol):
+    """Whoever wants to know what became durable."""
+
+    def tell(self, event: JournalEvent) -> None:
+        """Returns at once; called by the thread that owns the journal."""
+
+
+class Everybody:
+    """Tells each of several, in their order."""
+
+    def __init__(self, listeners: Sequence[Told]) -> None:
+        self._listeners = listeners
+
+    def tell(self, event: JournalEvent) -> None:
+        """Tells them all."""
+        for each in self._listeners:
+            each.tell(event)
 
 
 class JournalOwner(Protocol):

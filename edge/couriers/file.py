@@ -109,6 +109,11 @@ class Export:
         return next((each.first for each in self._reader.epochs() if each.epoch == epoch), None)
 
 
+def up_name(edge: bytes) -> str:
+    """What an edge's file for the hub is called on a stick."""
+    return f"shuaka-{edge.hex()}.up"
+
+
 def unreceipted(held: Held) -> int:
     """How many entries of an epoch have no receipt."""
     return held.head - _released(held)
@@ -160,6 +165,8 @@ def write_whole(folder: int, name: str, pieces: Iterable[bytes]) -> None:
         with os.fdopen(os.open(scratch, flags, 0o600, dir_fd=folder), "wb") as file:
             for piece in pieces:
                 file.write(piece)
+            with suppress(OSError):  # the hub's user reads it; FAT knows no modes
+                os.fchmod(file.fileno(), 0o644)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, name, src_dir_fd=folder, dst_dir_fd=folder)

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from edge.couriers import Appended, JournalEvent, JournalState
-from edge.couriers.file import Export, Written, folder_of, unreceipted, write_whole
+from edge.couriers import Appended, JournalEvent
+from edge.couriers.file import Export, Written, folder_of, unreceipted, up_name, write_whole
+from edge.couriers.statement import Statement
 from edge.enrol import Keys
 from edge.feedback import Standing
 from edge.store import JournalError, JournalReader
@@ -40,7 +41,6 @@ AGAIN_S: Final = 30.0
 """A stick that stays is written again after this, if there is more."""
 REFRESH_S: Final = 600.0
 """A stick that stays is written again after this in any case: for how far the journal is whole."""
-STATEMENT_S: Final = 5.0
 SETTLED_S: Final = 3.0
 MAX_ANSWER_BYTES: Final = 4 << 20
 PIECE_BYTES: Final = 64 << 10
@@ -54,35 +54,8 @@ Bring = Callable[[Sequence[tuple[str, bytes]]], int]
 class Door(Protocol):
     """The recorder, for whom writes sticks."""
 
-    def ask_state(self) -> None: ...
-
     def stick(self, standing: Standing | None, detail: str = "") -> None:
         """What the door tells of a stick; None: nothing any more."""
-
-
-class Statement:
-    """Asks the recorder how far the journal is whole. Tell it what the recorder tells."""
-
-    def __init__(self, ask: Callable[[], None]) -> None:
-        self._ask = ask
-        self._heard = threading.Condition()
-        self._latest: JournalState | None = None
-
-    def tell(self, event: JournalEvent) -> None:
-        """Keeps what is asked for."""
-        if isinstance(event, JournalState):
-            with self._heard:
-                self._latest = event
-                self._heard.notify_all()
-
-    def ask(self, timeout_s: float = STATEMENT_S) -> JournalState | None:
-        """The statement; None where the recorder gives none in time."""
-        with self._heard:
-            self._latest = None
-        self._ask()
-        with self._heard:
-            self._heard.wait_for(lambda: self._latest is not None, timeout_s)
-            return self._latest
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +84,7 @@ class Sticks:
         keys: Keys,
         folder: Path,
         door: Door,
+        statement: Statement,
         bring: Bring,
         mounts: Path = MOUNTS,
     ) -> None:
@@ -121,7 +95,7 @@ class Sticks:
         self._door = door
         self._bring = bring
         self._mounts = mounts
-        self._statement = Statement(door.ask_state)
+        self._statement = statement
         self._stopping = threading.Event()
         self._appended = 0
         self._known: dict[Mounted, _Stick | None] = {}
@@ -144,7 +118,6 @@ class Sticks:
         """The recorder's listener; returns at once."""
         if isinstance(event, Appended):
             self._appended += 1
-        self._statement.tell(event)
 
     # ------------------------------------------------------------------
 
@@ -241,11 +214,6 @@ class Sticks:
     def _show(self, standing: Standing | None, detail: str = "") -> None:
         self._shown, self._shown_until = standing, time.monotonic() + SHOWN_S
         self._door.stick(standing, detail)
-
-
-def up_name(edge: bytes) -> str:
-    """What an edge's file for the hub is called on a stick."""
-    return f"shuaka-{edge.hex()}.up"
 
 
 def down_name(edge: bytes) -> str:

@@ -11,6 +11,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -222,13 +223,15 @@ def pieces_of(path: Path) -> Iterator[bytes]:
 def write_whole(path: Path, content: bytes) -> None:
     """Puts `content` in the place of whatever is at `path`, in one step. Raises OSError.
 
-    Unlike hub.durable it sets no mode: a stick's file system knows none.
+    Unlike hub.durable it can do without modes and links, which FAT does not know.
     """
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with os.fdopen(os.open(scratch, flags, 0o600), "wb") as file:
             file.write(content)
+            with suppress(OSError):  # whoever carries it, and the device, may read it
+                os.fchmod(file.fileno(), 0o644)
             file.flush()
             os.fsync(file.fileno())
         scratch.rename(path)
