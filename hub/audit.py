@@ -47,6 +47,16 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
+class Newcomer:
+    """Whoever made the first account in the browser, as an actor."""
+
+    name: str
+    account_id: int
+    organisation_id: int
+    token_id: None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Stranger:
     """Whoever is not signed in, as an actor."""
 

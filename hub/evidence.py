@@ -125,6 +125,7 @@ class Entry:
     held: bool | None
     facts: Facts
     as_of_ms: int
+    why_cancelled: str = ""
 
 
 def concerns(member_id: int) -> ColumnElement[bool]:
@@ -216,6 +217,7 @@ def entry(
         whole.held,
         facts(conn, meeting, member_id, with_leave_reason=with_leave_reason),
         now_ms,
+        whole.why_cancelled,
     )
 
 

@@ -20,7 +20,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hub.context import MustChangePasswordError, NotSignedInError
+from hub.auth.callers import Caller
+from hub.context import MustChangePasswordError, NotSignedInError, session
 from hub.imports.rows import MAX_BYTES as MAX_FILE_BYTES
 from hub.store.scope import NotFoundError
 from hub.web.pages import error_page
@@ -88,7 +89,7 @@ class SameSite:
             and not scope["path"].startswith("/api/")
             and _is_foreign(Headers(scope=scope))
         ):
-            await _failure(Request(scope), 403, _WORDS[403])(scope, receive, send)
+            await error_page(403, is_foreign=True)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -165,7 +166,22 @@ def _failure(
 ) -> Response:
     if request.url.path.startswith("/api/"):
         return JSONResponse({"detail": detail}, status, headers)
-    return error_page(status, headers)
+    return error_page(status, headers, caller=_caller(request, status))
+
+
+def _caller(request: Request, status: int) -> Caller | None:
+    """Who is signed in, so that the page of a failure does not look as if nobody were."""
+    if status in _UNASKED:
+        return None
+    try:
+        found = session(request)
+    except DATABASE_FAILURES:
+        return None
+    return None if found is None or found.must_change else found.caller
+
+
+_UNASKED: Final = frozenset({413, 503})
+"""Failures told where nothing may wait, or because the database cannot be asked."""
 
 
 def _http(request: Request, error: Exception) -> Response:

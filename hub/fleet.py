@@ -91,9 +91,18 @@ class Placed:
 
 
 def devices(
-    conn: Connection, scope: Scope, now_ms: int, zone: ZoneInfo, device_id: int | None = None
+    conn: Connection,
+    scope: Scope,
+    now_ms: int,
+    zone: ZoneInfo,
+    device_id: int | None = None,
+    *,
+    is_cut_off: bool = False,
 ) -> list[Device]:
-    """The devices of the scope by name, or the one of them that has this id."""
+    """The devices of the scope by name, or the one of them that has this id.
+
+    `is_cut_off`: the hub itself takes in nothing now, so that no device is blamed for silence.
+    """
     d, p, v = s.devices.c, s.placements.c, s.venues.c
     rows = conn.execute(
         select(
@@ -125,6 +134,7 @@ def devices(
             rehearsed.get(row.id),
             now_ms,
             zone,
+            is_cut_off=is_cut_off,
         )
         for row in rows
     ]
@@ -158,6 +168,8 @@ def _device(
     rehearsed: Rehearsed | None,
     now_ms: int,
     zone: ZoneInfo,
+    *,
+    is_cut_off: bool,
 ) -> Device:
     clock: Clock | None = None
     readers: tuple[Reader, ...] = ()
@@ -185,10 +197,13 @@ def _device(
         rehearsed,
         (),
     )
-    return replace(found, troubles=tuple(_troubles(found, known, now_ms, zone)))
+    troubles = _troubles(found, known, now_ms, zone, is_cut_off=is_cut_off)
+    return replace(found, troubles=tuple(troubles))
 
 
-def _troubles(device: Device, known: Completeness, now_ms: int, zone: ZoneInfo) -> Iterator[Words]:
+def _troubles(
+    device: Device, known: Completeness, now_ms: int, zone: ZoneInfo, *, is_cut_off: bool
+) -> Iterator[Words]:
     if device.status is DeviceStatus.PENDING:
         if device.code_expires_ms is None:
             yield Words("还没有登记，登记码已用完或过期：请重新生成登记码")
@@ -202,12 +217,14 @@ def _troubles(device: Device, known: Completeness, now_ms: int, zone: ZoneInfo) 
     if device.venue is None:
         yield Words("没有登记在任何会场：刷卡算不到会议里")
     if device.last_contact_ms is None:
+        if is_cut_off:
+            return
         if device.rehearsed is None:
             yield Words("登记后还没有联系过：请检查设备的电源和网络")
         else:
             yield Words("只演练过，还没有正式运行：请在设备上启动签到服务")
         return
-    if now_ms - device.last_contact_ms > SILENT_MS:
+    if not is_cut_off and now_ms - device.last_contact_ms > SILENT_MS:
         yield Words(
             "设备静默：{at}以后没有消息，请检查电源和网络",
             at=moment(device.last_contact_ms, now_ms, zone),

@@ -180,7 +180,7 @@ def _stated(attendance: MeetingAttendance) -> list[str]:
     if attendance.head_count is not None:
         said.append(f"清点人数：{attendance.head_count}")
     if attendance.sheet_complete:
-        said.append("纸质签到表已录完")
+        said.append("签到表已录完")
     return said
 
 

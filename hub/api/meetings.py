@@ -140,7 +140,7 @@ class Sheet(In):
 
 
 class SheetComplete(In):
-    """纸质签到表完整: the signed sheet was entered whole."""
+    """签到表已录完: the signed sheet was entered whole."""
 
     kind: Literal["SHEET_COMPLETE"]
 

@@ -92,7 +92,8 @@ def list_attendance(
             ) from None
         totals = store.totals(conn, found, now_ms)
         lines = store.lines(conn, found, now_ms, limit=query.limit, offset=query.offset)
-    hub.looks(caller, look_at("attendance.api", found))
+    if totals.all.times:  # nobody shown, nobody looked at
+        hub.looks(caller, look_at("attendance.api", found))
     return AttendanceList(
         totals=sums(totals),
         total=totals.all.times,
@@ -114,7 +115,8 @@ def list_members(caller: Asking, hub: Hub, query: Annotated[Search, Query()]) ->
         found, count = store.members(
             conn, scope, query.search, now_ms, limit=query.limit, offset=query.offset
         )
-    hub.looks(caller, Look("members.api", organisation_id=scope))
+    if found:  # nobody shown, nobody looked at
+        hub.looks(caller, Look("members.api", organisation_id=scope))
     return MemberList(
         total=count,
         limit=query.limit,

@@ -125,7 +125,7 @@ class DeclarationKind(Term):
     HEAD_COUNT = "HEAD_COUNT", "清点人数"
     WITNESSED = "WITNESSED", "现场证明"
     SHEET = "SHEET", "纸质签到"
-    SHEET_COMPLETE = "SHEET_COMPLETE", "纸质签到表完整"
+    SHEET_COMPLETE = "SHEET_COMPLETE", "签到表已录完"
     LEAVE_ASKED = "LEAVE_ASKED", "申请请假"
     LEAVE_GRANTED = "LEAVE_GRANTED", "准假"
     LEAVE_REFUSED = "LEAVE_REFUSED", "不准假"

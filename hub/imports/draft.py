@@ -305,7 +305,7 @@ class Named:
         if len(self._by_name.get(code, ())) > 1:
             row.fail(column, f"有几个{self._what}都叫这个名字：请填编号")
         else:
-            row.fail(column, f"没有编号为“{code}”的{self._what}")
+            row.fail(column, f"没有这个编号的{self._what}")
         return None
 
 

@@ -193,7 +193,7 @@ def _check_tree(
             if kind is OrgKind.GROUP:
                 row.fail("parent", "党小组必须属于一个党支部")
         elif parent not in visible and code != top_code:
-            row.fail("parent", f"没有编号为“{parent}”的组织")
+            row.fail("parent", "没有这个编号的组织")
         elif _is_in_circle(code, parents):
             row.fail("parent", "上级绕了一圈又回到自己")
         elif kinds[parent] not in _PARENTS[kind]:

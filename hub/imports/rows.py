@@ -30,7 +30,7 @@ TITLE_ROWS: Final = 10
 PROBLEMS_HEADING: Final = "问题"
 """The column that a file of problems has besides; in a file that comes back it is passed over."""
 
-AS_TEXT: Final = "像是被表格软件改成了数字：请将该列设为文本格式，重新填写后再导出"
+AS_TEXT: Final = "像是被表格软件改成了数字：请将该列设为文本格式，重新填写后再上传"
 
 _MAX_SHOWN_CHARS: Final = 60
 _SPREADSHEET_NUMBER: Final = r"[0-9]+\.0*|[0-9]+\.[0-9]+[eE]\+?[0-9]+|[0-9]+[eE]\+[0-9]+"
@@ -243,7 +243,7 @@ class Row:
         try:
             local = datetime(*(int(part or 0) for part in parts))  # type: ignore[arg-type]  # noqa: DTZ001
         except ValueError:
-            self.fail(column, "没有这一天或这一时刻")
+            self.fail(column, "没有这个时刻" if timed else "没有这一天")
             return None
         if not 1900 <= local.year <= 2200:
             self.fail(column, "年份应在1900到2200之间")

@@ -37,16 +37,47 @@ def count_acts(conn: Connection, scope: int, asked: Asked) -> int:
 
 
 def acts(conn: Connection, scope: int, asked: Asked, limit: int, offset: int) -> Sequence[Row[Any]]:
-    """Acts, with `organisation` and `organisation_public_id` (None: the hub as a whole)."""
-    a = s.audit.c
+    """Acts, with `organisation` and `organisation_public_id` (None: the hub as a whole).
+
+    Also with what it was done to, as it is called now: `account` (and whether it `is_member`),
+    `meeting`, `device`, `venue`, or `member`: that one, or who held the card then.
+    """
+    a, b = s.audit.c, s.bindings.c
+    account = s.accounts.alias("about_account")
+    holder = s.members.alias("holder")
+    held = (
+        select(holder.c.name)
+        .join(s.bindings, b.member_id == holder.c.id)
+        .join(s.cards, s.cards.c.id == b.card_id)
+        .where(
+            a.object == "card",
+            s.cards.c.public_id == a.object_id,
+            b.valid_from_ms <= a.at_ms,
+        )
+        .order_by(b.valid_from_ms.desc(), b.id.desc())
+        .limit(1)
+        .correlate(s.audit)
+        .scalar_subquery()
+    )
     statement: Select[Any] = (
         select(
             s.audit,
             _O.c.name.label("organisation"),
             _O.c.public_id.label("organisation_public_id"),
+            account.c.name.label("account"),
+            account.c.member_id.is_not(None).label("is_member"),
+            s.meetings.c.title.label("meeting"),
+            s.devices.c.name.label("device"),
+            s.venues.c.name.label("venue"),
+            func.coalesce(s.members.c.name, held).label("member"),
             *_who(),
         )
         .outerjoin(_O, _O.c.id == a.organisation_id)
+        .outerjoin(account, and_(a.object == "account", account.c.public_id == a.object_id))
+        .outerjoin(s.meetings, and_(a.object == "meeting", s.meetings.c.public_id == a.object_id))
+        .outerjoin(s.devices, and_(a.object == "device", s.devices.c.public_id == a.object_id))
+        .outerjoin(s.venues, and_(a.object == "venue", s.venues.c.public_id == a.object_id))
+        .outerjoin(s.members, and_(a.object == "member", s.members.c.public_id == a.object_id))
         .outerjoin(s.accounts, s.accounts.c.id == a.account_id)
         .outerjoin(s.tokens, s.tokens.c.id == a.token_id)
         .where(_acts(scope, asked))

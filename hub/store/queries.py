@@ -13,6 +13,7 @@ else.
 `name` arguments are a code or a public id. Periods `[from_ms, to_ms)` are of meetings' starts.
 """
 
+import json
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -176,6 +177,17 @@ class DeviceState:
 
 
 @dataclass(frozen=True, slots=True)
+class Overlap:
+    """A meeting at the same venue whose check-in window has a time in common with another's."""
+
+    public_id: str | None
+    """None: it is of others, and not to be named."""
+    title: str
+    starts_ms: int
+    ends_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class MeetingAttendance:
     """A meeting with everybody it concerns."""
 
@@ -202,6 +214,12 @@ class MeetingAttendance:
     """Whether a signed paper sheet was declared complete."""
     quorum: Quorum
     as_of_ms: int
+    unattended: tuple[str, ...] = ()
+    """In which parts of the window no device stood at the venue, a sentence each."""
+    overlaps: tuple[Overlap, ...] = ()
+    why_cancelled: str = ""
+    """The reason that was given when it was called off; empty of others."""
+    """Meetings for which a tap may count as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,11 +281,12 @@ def meeting_attendance(
     waiting = _waiting(conn, row)
     unmatched, unplaced = waiting[Outcome.UNMATCHED], waiting[Outcome.UNPLACED]
     undated = _undated(conn, row, devices)
+    unattended = unattended_words(
+        row.opens_ms, row.ends_ms, [each for _, each in devices.values()], zone
+    )
     complete = stated.sheet_complete or (
         all(each.completeness.covers(row.opens_ms, row.ends_ms) for _, each in devices.values())
-        and not unattended_words(
-            row.opens_ms, row.ends_ms, [each for _, each in devices.values()], zone
-        )
+        and not unattended
     )
     return MeetingAttendance(
         meeting=_head(row, _partners(conn, [row.id])),
@@ -302,6 +321,67 @@ def meeting_attendance(
             final=complete and now_ms > row.ends_ms and not (unmatched or unplaced or undated),
         ),
         as_of_ms=now_ms,
+        unattended=tuple(unattended),
+        overlaps=overlaps(conn, scope, row),
+        why_cancelled=why_cancelled(conn, row.public_id) if row.cancelled else "",
+    )
+
+
+def why_cancelled(conn: Connection, public_id: uuid.UUID) -> str:
+    """The reason that was given when a meeting was last called off; empty if none is known."""
+    a = s.audit.c
+    details = conn.scalar(
+        select(a.details)
+        .where(a.object == "meeting", a.object_id == public_id, a.what == "meeting.cancel")
+        .order_by(a.at_ms.desc(), a.id.desc())
+        .limit(1)
+    )
+    return "" if details is None else str(json.loads(details).get("reason", ""))
+
+
+def cancelled_meetings(
+    conn: Connection, member_id: int, from_ms: int, to_ms: int
+) -> list[tuple[MeetingHead, str]]:
+    """What was called off of the meetings in a period that expect a member, with the reasons."""
+    ms = s.memberships.c
+    rows = conn.execute(
+        _MEETINGS.where(
+            s.meetings.c.cancelled,
+            s.meetings.c.starts_ms >= from_ms,
+            s.meetings.c.starts_ms < to_ms,
+            select(ms.id)
+            .where(ms.member_id == member_id, IS_EXPECTED)
+            .correlate(s.meetings)
+            .exists(),
+        ).order_by(s.meetings.c.starts_ms.desc(), s.meetings.c.id)
+    ).all()
+    partners = _partners(conn, [row.id for row in rows])
+    return [(_head(row, partners), why_cancelled(conn, row.public_id)) for row in rows]
+
+
+def overlaps(conn: Connection, scope: Scope, meeting: Row[Any]) -> tuple[Overlap, ...]:
+    """The other meetings for which a tap within the meeting's window may count, by start."""
+    if meeting.cancelled:
+        return ()
+    m = s.meetings.c
+    return tuple(
+        Overlap(
+            str(row.public_id) if row.is_seen else None,
+            row.title if row.is_seen else "",
+            row.starts_ms,
+            row.ends_ms,
+        )
+        for row in conn.execute(
+            select(m.public_id, m.title, m.starts_ms, m.ends_ms, takes_part(scope).label("is_seen"))
+            .where(
+                m.venue_id == meeting.venue_id,
+                m.id != meeting.id,
+                ~m.cancelled,
+                m.opens_ms <= meeting.ends_ms,
+                m.ends_ms >= meeting.opens_ms,
+            )
+            .order_by(m.starts_ms, m.id)
+        )
     )
 
 

@@ -194,8 +194,10 @@ def first_run(
             )
             account_id = conn.scalars(select(s.accounts.c.id)).one()
             cookie = begin_session(conn, account_id, request.headers.get("user-agent", ""), now_ms)
+            made = conn.execute(select(s.accounts)).one()
+            who = audit.Newcomer(made.name, made.id, organisation_id)
             audit.record(
-                conn, audit.Machine(), "hub.first_run", organisation_id, "account", None, now_ms
+                conn, who, "hub.first_run", organisation_id, "account", made.public_id, now_ms
             )
     except AccountError as error:
         field = "password" if error.field == "new" else error.field

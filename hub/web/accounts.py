@@ -29,6 +29,7 @@ from hub.domain.words import Words
 from hub.store.attendance_query import members, tree
 from hub.store.engine import reading
 from hub.store.scope import find_member, find_organisation
+from hub.web.devices import is_this_machine
 from hub.web.pages import page
 from hub.web.view import Chip
 from hub.web.visit import done
@@ -723,12 +724,14 @@ def _new_token(
 
 
 def _granted(request: Request, caller: Caller, granted: list[Granted]) -> Response:
+    address = f"{request.url.scheme}://{request.url.netloc}"
     return page(
         "granted.html",
         caller=caller,
         section="accounts",
         granted=granted,
-        address=f"{request.url.scheme}://{request.url.netloc}",
+        address=address,
+        is_lonely=is_this_machine(address),
     )
 
 

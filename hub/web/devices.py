@@ -23,11 +23,13 @@ from hub.context import Context, Hub, page_right
 from hub.days import moment_from
 from hub.devices import Added, DeviceError, add_device, new_code, place
 from hub.domain.attendance import moment as near
+from hub.domain.completeness import CLOCKS_APART_MS
 from hub.domain.terms import DeviceStatus
 from hub.domain.words import Words
 from hub.store.engine import reading
 from hub.store.scope import NotFoundError, find_device, find_venue
 from hub.venues import VenueError, change_venue, make_venue
+from hub.web.live import cut_off
 from hub.web.pages import page
 from hub.web.view import Chip
 from hub.web.visit import done
@@ -67,17 +69,21 @@ class DeviceView:
 @router.get("/devices")
 def device_list(caller: Looking, hub: Hub) -> Response:
     """The devices of the sub-tree and how they are."""
-    now_ms = hub.clock()
+    now_ms, is_cut_off = hub.clock(), cut_off(hub)
     with reading(hub.engine) as conn:
-        found = fleet.devices(conn, caller.organisation_id, now_ms, hub.zone)
+        found = fleet.devices(conn, caller.organisation_id, now_ms, hub.zone, is_cut_off=is_cut_off)
     # Whoever has little time sees first what needs them.
-    shown = [view(each, hub) for each in sorted(found, key=lambda each: not each.troubles)]
+    shown = [
+        view(each, hub, is_cut_off=is_cut_off)
+        for each in sorted(found, key=lambda each: not each.troubles)
+    ]
     return page(
         "devices.html",
         caller=caller,
         section="devices",
         devices=shown,
         wrong=sum(bool(each.troubles) for each in shown),
+        is_cut_off=is_cut_off,
         as_of=f"{hub.local(now_ms):%H:%M}",
     )
 
@@ -225,8 +231,8 @@ def change(
 # --- Helpers ----------------------------------------------------------------------------------
 
 
-def view(device: fleet.Device, hub: Context) -> DeviceView:
-    """A device for a page."""
+def view(device: fleet.Device, hub: Context, *, is_cut_off: bool) -> DeviceView:
+    """A device for a page; `is_cut_off`: the hub itself takes in nothing now."""
 
     def at(at_ms: int | None) -> str | None:
         return None if at_ms is None else moment(at_ms, hub.zone)
@@ -234,7 +240,7 @@ def view(device: fleet.Device, hub: Context) -> DeviceView:
     return DeviceView(
         device.public_id,
         device.name,
-        _chip(device),
+        _chip(device, is_cut_off=is_cut_off),
         None if device.venue is None else device.venue.name,
         at(device.placed_ms),
         None
@@ -266,12 +272,14 @@ def moment(at_ms: int, zone: ZoneInfo) -> str:
         return "—"
 
 
-def _chip(device: fleet.Device) -> Chip:
+def _chip(device: fleet.Device, *, is_cut_off: bool) -> Chip:
     if device.status is not DeviceStatus.ACTIVE:
         style = "info" if device.status is DeviceStatus.PENDING else "stop"
         return Chip(style, "open" if style == "info" else "stop", device.status.zh)
     if device.troubles:
         return Chip("warn", "alert", Words("要处理"))
+    if is_cut_off:
+        return Chip("open", "ask", Words("现在不知道"))
     return Chip("ok", "ok", Words("正常"))
 
 
@@ -281,7 +289,8 @@ def _clock(clock: fleet.Clock | None) -> Words:
     if not clock.is_trusted:
         return Words("未校准")
     seconds = round(abs(clock.offset_ms) / 1000)
-    if seconds < 2:
+    # What a report takes on its way looks like a slow clock.
+    if seconds < 2 or -CLOCKS_APART_MS <= clock.offset_ms < 0:
         return Words("已校准")
     if clock.offset_ms > 0:
         return Words("已校准，比服务器快{n}秒", n=seconds)
@@ -326,7 +335,14 @@ def _new(
         values=values,
         errors=errors,
         venues=choices,
+        broker=_lonely_broker(hub),
     )
+
+
+def _lonely_broker(hub: Context) -> str:
+    """The broker's address that devices will be told, where only this machine reaches it."""
+    broker = "" if hub.joining is None else hub.joining.broker
+    return broker if is_this_machine(broker) else ""
 
 
 def _device(
@@ -336,9 +352,12 @@ def _device(
     values: Mapping[str, str],
     errors: Mapping[str, object],
 ) -> Response:
+    is_cut_off = cut_off(hub)
     with reading(hub.engine) as conn:
         row = find_device(conn, caller.organisation_id, device)
-        [found] = fleet.devices(conn, caller.organisation_id, hub.clock(), hub.zone, row.id)
+        [found] = fleet.devices(
+            conn, caller.organisation_id, hub.clock(), hub.zone, row.id, is_cut_off=is_cut_off
+        )
         placed = fleet.history(conn, caller.organisation_id, row.id)
         choices = _venue_choices(conn, caller, hub)
     return page(
@@ -346,7 +365,9 @@ def _device(
         422 if errors else 200,
         caller=caller,
         section="devices",
-        device=view(found, hub),
+        device=view(found, hub, is_cut_off=is_cut_off),
+        is_cut_off=is_cut_off,
+        broker=_lonely_broker(hub),
         placed=[
             (
                 each.venue,
@@ -377,14 +398,14 @@ def _code(request: Request, caller: Caller, hub: Context, added: Added) -> Respo
         command=command,
         picture=segno.make(command, error="m").svg_data_uri(scale=5, border=4),
         until=moment(added.expires_ms, hub.zone),
-        lonely=_is_this_machine(broker),
+        lonely=is_this_machine(broker),
         broker=broker,
         url=url,
-        is_url_lonely=_is_this_machine(url),
+        is_url_lonely=is_this_machine(url),
     )
 
 
-def _is_this_machine(url: str) -> bool:
+def is_this_machine(url: str) -> bool:
     """Whether an address is one that only the machine itself can reach."""
     host = url.partition("//")[2].rpartition("@")[2]
     host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

@@ -12,18 +12,21 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
+from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from hub.auth.callers import Caller
 from hub.auth.rights import Right
-from hub.context import page_right
+from hub.context import Context, Hub, page_right
 from hub.domain.words import Words
 from hub.exports import FileFormat, download
 from hub.imports.jobs import WORKING, BusyError, Desk, Job, Stage
 from hub.imports.rows import MAX_BYTES, MAX_ROWS, Grid, Problem, Reading
 from hub.imports.sheets import MAY_BE_EMPTY, template, told_xlsx
 from hub.imports.words import COLUMNS, EXPLAINED, HEADINGS, Register, allowed
+from hub.store import schema as s
+from hub.store.engine import reading as reading_of
 from hub.web.pages import page
 from hub.web.visit import done
 from hub.web.words import t
@@ -68,7 +71,7 @@ def imports(caller: Asking, desk: Desks) -> Response:
 
 
 @router.get("/imports/work")
-def work(caller: Asking, desk: Desks) -> Response:
+def work(caller: Asking, desk: Desks, hub: Hub) -> Response:
     """How far the file is: being read, waiting for a decision, or done."""
     job = desk.of(caller)
     if job is None:
@@ -92,7 +95,7 @@ def work(caller: Asking, desk: Desks) -> Response:
         count=len(problems),
         columns=[(column, headings[column][0]) for column in _shown(job)],
         named={column: headings[column][0] for column in headings},
-        following=_following(job.register),
+        following=_following(job.register, hub),
     )
 
 
@@ -103,9 +106,14 @@ def _shown(job: Job) -> list[str]:
     return [each for each in COLUMNS[job.register].all if each in job.report.lines[0].cells]
 
 
-def _following(register: Register) -> Register | None:
+def _following(register: Register, hub: Context) -> Register | None:
+    """What a new district imports next; where devices stand, only once there is one."""
     several = list(Register)
     after = several[several.index(register) + 1 :]
+    if after and after[0] is Register.PLACEMENTS:
+        with reading_of(hub.engine) as conn:
+            if conn.scalar(select(s.devices.c.id).limit(1)) is None:
+                after = after[1:]
     return after[0] if after else None
 
 
@@ -143,12 +151,28 @@ async def choose_columns(request: Request, caller: Asking, desk: Desks) -> Respo
         elif value or column in MAY_BE_EMPTY.get(job.register, ()):
             fixed[column] = value
         elif column in COLUMNS[job.register].required:
-            errors[f"from-{column}"] = Words("必须选择文件里的一列，或填写统一的内容。")
+            errors[f"from-{column}"] = (
+                Words("请选择文件里的一列。")
+                if column in _EACH_ITS_OWN.get(job.register, ())
+                else Words("请选择文件里的一列；文件里没有的，在旁边填各行都相同的内容。")
+            )
     renames = "renames" in values
     if errors:
         return _columns_form(caller, job, job.grid, values, errors, renames=renames)
     desk.check(caller, job, Reading(columns, fixed), renames=renames)
     return await _settled(job)
+
+
+_EACH_ITS_OWN: Final[Mapping[Register, frozenset[str]]] = {
+    Register.ORGANISATIONS: frozenset({"code", "name"}),
+    Register.MEMBERS: frozenset({"code", "name"}),
+    Register.OFFICES: frozenset({"member"}),
+    Register.VENUES: frozenset({"code", "name"}),
+    Register.PLACEMENTS: frozenset({"device"}),
+    Register.CARDS: frozenset({"card", "member", "number"}),
+    Register.MEETINGS: frozenset({"code"}),
+}
+"""Columns in which no two rows say the same, so that nothing is offered for all of them."""
 
 
 def _choices(grid: Grid) -> list[str]:
@@ -167,6 +191,7 @@ def _columns_form(
 ) -> Response:
     columns = COLUMNS[job.register]
     used = {values.get(f"from-{column}") for column in columns.all}
+    named = {column: HEADINGS[job.register][column][0] for column in columns.all}
     return page(
         "import-columns.html",
         422 if errors else 200,
@@ -181,8 +206,13 @@ def _columns_form(
                 column in columns.required
                 and column not in MAY_BE_EMPTY.get(job.register, frozenset()),
                 EXPLAINED[job.register][column][0],
+                column not in _EACH_ITS_OWN.get(job.register, ()),
             )
             for column in columns.all
+        ],
+        fields=[
+            *((f"from-{column}", t(name)) for column, name in named.items()),
+            *((f"all-{column}", t(name)) for column, name in named.items()),
         ],
         options=[(each, each) for each in _choices(grid)],
         unused=[each for each in grid.headings if each and each not in used],

@@ -102,6 +102,8 @@ def log_of_acts(request: Request, caller: Reading, hub: Hub) -> Response:
         with reading(hub.engine) as conn:
             count = count_acts(conn, scope, asked)
             rows = list(acts(conn, scope, asked, PAGE_LINES, (given.page - 1) * PAGE_LINES))
+    if any(each.member is not None or each.is_member for each in rows):
+        hub.looks(caller, Look("log.page", organisation_id=caller.organisation_id))
     return _page("/log", t("操作日志"), caller, given, [_act(each, hub) for each in rows], count)
 
 
@@ -161,6 +163,9 @@ def _act(row: Row[Any], hub: Context) -> LogLine:
         meeting = json.loads(row.details).get("meeting")
         href = None if meeting is None else f"/meetings/{meeting}/statements"
     about = row.organisation or t("整个系统")
+    named = row.account or row.meeting or row.device or row.venue or row.member
+    if named:
+        about = t("{what}，{organisation}", what=named, organisation=about)
     return _line(row, hub, about, href, details_words(row.details))
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, select
 
 from hub import joining, meetings, statements
 from hub.audit import Look, look_at_statements
-from hub.auth.callers import Caller
+from hub.auth.callers import Caller, person_of
 from hub.auth.rights import Right
 from hub.context import Context, Hub, page_right
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
@@ -66,6 +66,7 @@ PAGE_LINES: Final = 50
 MAX_OPTIONS: Final = 300
 BLANK_ROWS: Final = 8
 """Of a sign-in sheet, for guests."""
+_NAMED_OVERLAPS: Final = 3
 _LENGTH: Final = timedelta(hours=1, minutes=30)
 _SEEN: Final = frozenset({Verdict.NOT_SEEN, Verdict.PENDING})
 
@@ -127,7 +128,7 @@ def new_meeting(
         except MeetingError as error:
             errors[error.field] = error
         else:
-            return done(f"/meetings/{made}", "会议已建立。")
+            return _saved(hub, caller, made, Words("会议已建立。"))
     with reading(hub.engine) as conn:
         return _new_form(conn, caller, 422, values, errors, "")
 
@@ -188,7 +189,7 @@ def edit(
         except MeetingError as error:
             errors[error.field] = error
         else:
-            return done(f"/meetings/{meeting}", "会议已修改。")
+            return _saved(hub, caller, meeting, Words("会议已修改。"))
     with reading(hub.engine) as conn:
         return _edit_form(conn, caller, row, 422, values, errors)
 
@@ -227,7 +228,27 @@ def _call_off(
         return _cancel_form(caller, hub, row, 422, reason, {error.field: error})
     if cancelled:
         return done(f"/meetings/{meeting}", "会议已取消。")
-    return done(f"/meetings/{meeting}", "会议已恢复。")
+    return _saved(hub, caller, meeting, Words("会议已恢复。"))
+
+
+def _saved(hub: Context, caller: Caller, meeting: UUID, said: Words) -> Response:
+    """To the meeting's page; says there if taps may count for other meetings as well."""
+    location = f"/meetings/{meeting}"
+    with reading(hub.engine) as conn:
+        row = _own(conn, caller, meeting)
+        found = queries.overlaps(conn, caller.organisation_id, row)
+    if not found:
+        return done(location, said)
+    return done(
+        location,
+        "{said}请注意：签到时间与同一会场的{others}重叠，重叠时间内刷的卡几场都算，那几场的人数也可能改变，已经导出的表不会自己更新。",
+        "warn",
+        said=said,
+        others=t("、").join(
+            t("其他组织的会议") if each.public_id is None else t("“{title}”", title=each.title)
+            for each in found[:_NAMED_OVERLAPS]
+        ),
+    )
 
 
 @router.get("/meetings/{meeting}/partners")
@@ -261,6 +282,48 @@ def partners(
 def desk_page(caller: Keeping, hub: Hub, meeting: UUID) -> Response:
     """What a secretary does while the meeting runs: who is missing, how many are there."""
     return _desk(caller, hub, meeting, 200, {}, {})
+
+
+@router.get("/meetings/{meeting}/desk/not-held")
+def not_held_page(caller: Keeping, hub: Hub, meeting: UUID) -> Response:
+    """Asks before a meeting is said not to have been held, with what says the contrary."""
+    now_ms = hub.clock()
+    with reading(hub.engine) as conn:
+        row = _own(conn, caller, meeting)
+        found = _found(conn, hub, caller, meeting, now_ms)
+    counts = found.counts
+    against = [
+        (t("实到"), counts.present),
+        (t("列席"), counts.guests),
+        (t("清点人数"), found.head_count or 0),
+    ]
+    there = [(words, t("{n}人", n=n)) for words, n in against if n]
+    return page(
+        "confirm.html",
+        caller=caller,
+        section="meetings",
+        crumbs=[
+            (t("会议考勤"), "/"),
+            (row.title, f"/meetings/{meeting}"),
+            (t("会务处理"), f"/meetings/{meeting}/desk"),
+            (t("没有召开"), None),
+        ],
+        title=t("会议没有召开？"),
+        facts=[
+            (t("会议"), f"{row.title} {day_words(hub.local(row.starts_ms).date())}"),
+            *there,
+        ],
+        words=t(
+            "系统里已有上面这些到会记录，与“没有召开”矛盾，请先核实。确认以后记录仍然保留，要更正的请到“办理记录”撤回。"
+        )
+        if there
+        else t("请核实后再确认；以后可以在“办理记录”里撤回。"),
+        action=f"/meetings/{meeting}/desk/held",
+        button=t("没有召开"),
+        back=f"/meetings/{meeting}/desk",
+        fields={"held": "no"},
+        is_danger=True,
+    )
 
 
 @router.post("/meetings/{meeting}/desk/held")
@@ -343,6 +406,7 @@ def _desk(
         found = _found(conn, hub, caller, meeting, now_ms)
         said = statements_of(conn, caller, row)
         idle = idle_acts(conn, caller, row, row.opens_ms, row.ends_ms + 1)
+        mine = _mine(conn, caller)
     hub.looks(caller, Look("meeting.desk", meeting_id=row.id))
     return page(
         "desk.html",
@@ -356,12 +420,20 @@ def _desk(
         excused=[each for each in found.rows if each.verdict is Verdict.EXCUSED],
         asks=[_line(each, hub) for each in said if each.may_decide],
         idle=[_idle(each, hub) for each in idle],
+        mine=mine,
         begun=now_ms >= row.opens_ms,
         started=now_ms >= row.starts_ms,
         over=now_ms > row.ends_ms,
         values={"number": "", "code": "", **values},
         errors=errors,
     )
+
+
+def _mine(conn: Connection, caller: Caller) -> set[str]:
+    """The public ids of the members whom the caller is taken to be."""
+    found = person_of(conn, caller.name, caller.account_id, caller.token_id).members
+    m = s.members.c
+    return {str(each) for each in conn.scalars(select(m.public_id).where(m.id.in_(sorted(found))))}
 
 
 # --- The paper sheet ------------------------------------------------------------------------
@@ -514,13 +586,23 @@ def ask_leave(
                 now_ms = hub.clock()
                 asked = statements.ask_leave(conn, caller, meeting, who, why, now_ms)
                 if granted:
-                    statements.decide(conn, caller, asked, now_ms, granted=True)
+                    _grant_at_once(conn, caller, asked, now_ms)
         except MeetingError as error:
             errors[error.field or "member"] = error
         else:
             said = Words("已准假。") if granted else Words("请假申请已记下，等待审批。")
             return done(f"/meetings/{meeting}/leave", said)
     return _ask_page(caller, hub, meeting, DeclarationKind.LEAVE_ASKED, 422, values, errors)
+
+
+def _grant_at_once(conn: Connection, caller: Caller, asked: UUID, now_ms: int) -> None:
+    """Grant what was just asked for; what is refused is said at the tick that asked for it."""
+    try:
+        statements.decide(conn, caller, asked, now_ms, granted=True)
+    except MeetingError as error:
+        raise MeetingError(
+            "granted", Words("{why}去掉“同时准假”，可以先记下申请。", why=error.args[0])
+        ) from None
 
 
 @router.get("/meetings/{meeting}/back-fill")

@@ -4,8 +4,8 @@ For whoever is signed in with a member's file of their own (`Right.OWN`), and of
 No look at one's own file is written down; each act is.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from itertools import groupby
 from typing import Annotated, Any, Final
@@ -103,6 +103,8 @@ class SaidLine:
     words: str
     author: str
     reason: str
+    is_leave: bool
+    """Whether the reason is a class of leave."""
     gone: str
     """That it was taken back, when and by whom; empty: it stands."""
     decides: bool
@@ -132,6 +134,7 @@ class AskLine:
     day: str
     words: str
     reason: str
+    is_leave: bool
     made: str
     chip: Chip
     answered: str
@@ -237,7 +240,15 @@ class Worded:
                 author=each.withdrawn_by or "",
                 at=self.when(each.withdrawn_ms),
             )
-        return SaidLine(self.when(each.made_ms), words, t(each.author), reason, gone, each.decides)
+        return SaidLine(
+            self.when(each.made_ms),
+            words,
+            t(each.author),
+            reason,
+            each.kind is DeclarationKind.LEAVE_ASKED,
+            gone,
+            each.decides,
+        )
 
     def objection(self, each: Objection) -> ObjectionLine:
         """An objection."""
@@ -277,6 +288,7 @@ class Worded:
             self._local(each.starts_ms).date().isoformat(),
             t("请假") if is_leave else t("补签"),
             t(LeaveReason(each.reason)) if is_leave and each.reason else each.reason,
+            is_leave,
             f"{self.when(each.made_ms)} {each.author}",
             chip,
             answered,
@@ -306,6 +318,26 @@ class Worded:
         return datetime.fromtimestamp(at_ms / 1000, self._zone)
 
 
+def _merged(told: Worded, looks: Iterable[Looked]) -> list[Looked]:
+    """The looks of a day by one person that read the same are one, however they were made."""
+    found: dict[tuple[object, ...], Looked] = {}
+    for each in looks:
+        line = told.looked(each)
+        key = (each.day, line.who, line.did)
+        known = found.get(key)
+        found[key] = (
+            each
+            if known is None
+            else replace(
+                known,
+                first_ms=min(known.first_ms, each.first_ms),
+                last_ms=max(known.last_ms, each.last_ms),
+                times=known.times + each.times,
+            )
+        )
+    return sorted(found.values(), key=lambda each: (each.day, each.last_ms), reverse=True)
+
+
 def _did(what: str, of: Words) -> Words:
     if what in GIVEN:
         return GIVEN[what]
@@ -328,6 +360,7 @@ def my_page(request: Request, caller: Asking, hub: Hub) -> Response:
     asked = _Days.read(request, hub, BACK_DAYS)
     with reading(hub.engine) as conn:
         name = own.me(conn, member_id).name
+        off = _called_off(conn, told, member_id, asked.span(hub), now_ms)
         coming, asks = own.upcoming(conn, member_id, now_ms), own.my_asks(conn, member_id)
         found = [
             each
@@ -342,6 +375,7 @@ def my_page(request: Request, caller: Asking, hub: Hub) -> Response:
         section="own",
         tab="/me",
         name=name,
+        off=off,
         coming=[told.mine(each, asks=asks) for each in coming[:NEXT_LINES]],
         more=max(len(coming) - NEXT_LINES, 0),
         lines=lines,
@@ -478,6 +512,7 @@ def who_looked(request: Request, caller: Asking, hub: Hub) -> Response:
     asked = _Days.read(request, hub, LOOKS_BACK_DAYS)
     with reading(hub.engine) as conn:
         found = own.looked_at(conn, _member(caller), *asked.span(hub), hub.zone)
+    found = _merged(told, found)
     shown = found[(asked.page - 1) * PAGE_LOOKS : asked.page * PAGE_LOOKS]
     return page(
         "own-access.html",
@@ -521,9 +556,13 @@ def my_file(caller: Asking, hub: Hub) -> Response:
             (each.meeting, told.objection(each))
             for each in service.objections_of(conn, _member(caller))
         ]
-        looks = own.looked_at(conn, _member(caller), *ALL_TIME, hub.zone)
+        looks = _merged(told, own.looked_at(conn, _member(caller), *ALL_TIME, hub.zone))
         mine = own.my_meetings(conn, _member(caller), *ALL_TIME, hub.clock())
         hows = [told.how(each) for each in mine]
+        results = [
+            next((chip.word for chip in told.verdict(e.verdict, e.meeting, e.as_of_ms)), "—")
+            for e in mine
+        ]
     return page(
         "own-export.html",
         caller=caller,
@@ -534,6 +573,7 @@ def my_file(caller: Asking, hub: Hub) -> Response:
         objections=objections,
         looks=[(each.day.isoformat(), told.looked(each)) for each in looks],
         hows=hows,
+        results=results,
     )
 
 
@@ -619,6 +659,7 @@ def shown(found: Entry, objected: Sequence[Objection], told: Worded) -> dict[str
         "meeting": told.head(found.meeting),
         "chip": next(iter(told.verdict(found.verdict, found.meeting, found.as_of_ms)), None),
         "cancelled": found.meeting.cancelled,
+        "why_cancelled": found.why_cancelled,
         "expected": found.facts.is_expected,
         "how": told.how(found),
         "reasons": [t(each) for each in found.reasons],
@@ -686,6 +727,19 @@ def _act(
         field = error.field if error.field in values else next(iter(values))
         return _form(caller, hub, meeting, kind, values, {field: error})
     return done(f"/me/meetings/{meeting}", words)
+
+
+def _called_off(
+    conn: Connection, told: Worded, member_id: int, span: tuple[int, int], now_ms: int
+) -> list[tuple[dict[str, str], str]]:
+    """Meetings of the period or to come that were called off, each with the reason."""
+    from_ms, to_ms = min(span[0], now_ms), max(span[1], now_ms + own.AHEAD_MS)
+    found = queries.cancelled_meetings(conn, member_id, from_ms, to_ms)
+    return [
+        (told.head(head), why)
+        for head, why in found
+        if head.starts_ms < span[1] or head.ends_ms >= now_ms
+    ]
 
 
 def _reasons(conn: Connection, hub: Context, each: Mine, now_ms: int) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from hub.auth.callers import Caller
 from hub.domain.words import Words
 from hub.web.navigation import navigation
 from hub.web.visit import here, left_notice
@@ -66,7 +67,7 @@ def page(
 _FAILURES: Final = {
     403: (
         Words("没有权限"),
-        Words("您的账号不能做这件事；若是刚才提交表单时出现的，请回到原来的页面重新操作一次。"),
+        Words("您的账号不能做这件事。确实需要的，请联系管理员。"),
     ),
     404: (Words("没有找到这个页面"), Words("地址可能有误，或者这项内容不在您的管理范围内。")),
     405: (Words("不能这样打开"), Words("请从会议页面进入。")),
@@ -82,7 +83,22 @@ _FAILURE: Final = (
 )
 
 
-def error_page(status: int, headers: Mapping[str, str] | None = None) -> HTMLResponse:
-    """What a person reads when a page cannot be shown."""
-    title, words = _FAILURES.get(status, _FAILURE)
-    return page("error.html", status, headers, title=title, words=words, caller=None)
+_FOREIGN: Final = (
+    Words("没有提交"),
+    Words("这次提交不是从本系统的页面发出的。请回到原来的页面，重新操作一次。"),
+)
+
+
+def error_page(
+    status: int,
+    headers: Mapping[str, str] | None = None,
+    *,
+    caller: Caller | None = None,
+    is_foreign: bool = False,
+) -> HTMLResponse:
+    """What a person reads when a page cannot be shown.
+
+    `caller`: who is signed in, where that is known; `is_foreign`: a form came from another site.
+    """
+    title, words = _FOREIGN if is_foreign else _FAILURES.get(status, _FAILURE)
+    return page("error.html", status, headers, title=title, words=words, caller=caller, section="")

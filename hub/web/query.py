@@ -54,7 +54,8 @@ def attendance_by_conditions(request: Request, caller: Asking, hub: Hub) -> Resp
         found = _find(conn, caller, hub, given, now_ms)
     if isinstance(found, Mapping):
         return _page(caller, given, branches, None, found)
-    hub.looks(caller, look_at("attendance.page", found.query))
+    if found.totals.all.times:  # nobody shown, nobody looked at
+        hub.looks(caller, look_at("attendance.page", found.query))
     return _page(caller, given, branches, found, {})
 
 
@@ -123,7 +124,8 @@ def members(request: Request, caller: Asking, hub: Hub) -> Response:
             limit=PAGE_LINES,
             offset=(given.page - 1) * PAGE_LINES,
         )
-    hub.looks(caller, Look("members.page", organisation_id=scope))
+    if found:  # nobody shown, nobody looked at
+        hub.looks(caller, Look("members.page", organisation_id=scope))
     return page(
         "members.html",
         caller=caller,

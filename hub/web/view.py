@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Final, Self
 from zoneinfo import ZoneInfo
@@ -16,6 +16,7 @@ from hub.store.queries import (
     MeetingAttendance,
     MeetingCounts,
     MeetingHead,
+    Overlap,
 )
 from hub.web.words import day_words, short_day, t
 
@@ -198,6 +199,8 @@ class PersonLine:
     at: str
     how: str
     """By what it is shown; empty where nothing is known."""
+    people: int = 1
+    """For how many it stands: who is not named stands with others of whom the same is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +230,8 @@ class Attendance:
     """When taps count, and from when they are late."""
     chip: Chip
     cancelled: bool
+    why_cancelled: str
+    """The reason that was given; empty: none is known, or it is not cancelled."""
     over: bool
     counts: Counts
     doubts: tuple[str, ...]
@@ -248,6 +253,8 @@ class Attendance:
     unplaced: int
     undated: int
     reasons: tuple[str, ...]
+    overlaps: tuple[tuple[str, str | None], ...]
+    """Each other meeting for which a tap may count, in words, with its public id if it is seen."""
     as_of: str
     summary: str
     """The figures in one sentence, to be read aloud."""
@@ -277,9 +284,10 @@ def attendance(found: MeetingAttendance, zone: ZoneInfo, *, is_cut_off: bool = F
     ]
     members = [each for each in people if each[0].verdict is not Verdict.GUEST]
     members.sort(key=lambda each: (_ORDER.index(each[0].verdict), each[0].at_ms or 0))
+    lines = _unnamed_together(members)
     came = [each for each in people if each[0].at_ms is not None]
     came.sort(key=lambda each: each[0].at_ms or 0, reverse=True)
-    record_icon, record = _record(found, state)
+    record_icon, record = _record(found, state, zone)
     return Attendance(
         public_id=head.public_id,
         title=head.title,
@@ -294,13 +302,14 @@ def attendance(found: MeetingAttendance, zone: ZoneInfo, *, is_cut_off: bool = F
         check_in=_check_in(head, starts, zone),
         chip=Chip.of_phase(state),
         cancelled=head.cancelled,
+        why_cancelled=found.why_cancelled,
         over=over,
         counts=counts,
         doubts=_doubts(found, state, is_cut_off=is_cut_off),
         quorum=_quorum(found),
         stated=_stated(found, state),
         rate=_rate(found),
-        members=tuple(each for _, each in members),
+        members=lines,
         guests=tuple(each for row, each in people if row.verdict is Verdict.GUEST),
         recent=tuple(each for _, each in came[:_RECENT]),
         devices=tuple(
@@ -313,9 +322,22 @@ def attendance(found: MeetingAttendance, zone: ZoneInfo, *, is_cut_off: bool = F
         unplaced=found.unplaced,
         undated=found.undated,
         reasons=_reasons(found) if over else (),
+        overlaps=tuple(
+            (_overlap(each, starts.date(), zone), each.public_id) for each in found.overlaps
+        ),
         as_of=f"{_local(now_ms, zone):%Y-%m-%d %H:%M:%S}",
         summary=_summary(counts, over=over),
     )
+
+
+def _overlap(each: Overlap, day: date, zone: ZoneInfo) -> str:
+    starts, ends = _local(each.starts_ms, zone), _local(each.ends_ms, zone)
+    hours = _hours(starts, ends)
+    if starts.date() != day:
+        hours = f"{short_day(starts.date())} {hours}"
+    if each.public_id is None:
+        return t("其他组织的会议（{hours}）", hours=hours)
+    return t("“{title}”（{hours}）", title=each.title, hours=hours)
 
 
 def _person(
@@ -336,6 +358,31 @@ def _person(
         chip=Chip.of_verdict(row.verdict),
         at="" if row.at_ms is None else f"{_local(row.at_ms, zone):%H:%M:%S}",
         how=_how(row),
+    )
+
+
+def _unnamed_together(
+    people: Iterable[tuple[AttendanceRow, PersonLine]],
+) -> tuple[PersonLine, ...]:
+    """The lines of people in order; those who are not named, of one branch and verdict, in one."""
+    found: dict[object, PersonLine] = {}
+    for number, (row, line) in enumerate(people):
+        if row.person.name is not None:
+            found[number] = line
+            continue
+        key = (row.person.branch, row.verdict)
+        count = found[key].people + 1 if key in found else 1
+        found[key] = replace(
+            found.get(key, line),
+            key=f"{key} {count}",
+            at="" if count > 1 else line.at,
+            people=count,
+        )
+    return tuple(
+        each
+        if each.people == 1
+        else replace(each, note=t("{note}，{n}人", note=each.note, n=each.people))
+        for each in found.values()
     )
 
 
@@ -399,7 +446,7 @@ def _stated(found: MeetingAttendance, state: Phase) -> tuple[Chip, ...]:
                     "warn",
                     "people",
                     t(
-                        "清点 {n} 人，到会记录 {there} 人（含列席），少 {less} 人",
+                        "清点 {n} 人，到会记录 {there} 人（含列席）：记录比清点少 {less} 人，可能有人没有刷卡",  # noqa: E501
                         n=found.head_count,
                         there=there,
                         less=found.head_count - there,
@@ -412,7 +459,7 @@ def _stated(found: MeetingAttendance, state: Phase) -> tuple[Chip, ...]:
                     "warn",
                     "people",
                     t(
-                        "清点 {n} 人，到会记录 {there} 人（含列席），多 {more} 人",
+                        "清点 {n} 人，到会记录 {there} 人（含列席）：记录比清点多 {more} 人，请再数一遍，看是否有人代刷卡",  # noqa: E501
                         n=found.head_count,
                         there=there,
                         more=there - found.head_count,
@@ -420,7 +467,7 @@ def _stated(found: MeetingAttendance, state: Phase) -> tuple[Chip, ...]:
                 )
             )
     if found.sheet_complete:
-        said.append(Chip("ok", "sheet", t("纸质签到表已录完")))
+        said.append(Chip("ok", "sheet", t("签到表已录完")))
     return tuple(said)
 
 
@@ -431,7 +478,7 @@ def _check_in(head: MeetingHead, starts: datetime, zone: ZoneInfo) -> str:
     return t("{when} 开始，{late} 以后算迟到", when=when, late=f"{late:%H:%M}")
 
 
-def _record(found: MeetingAttendance, state: Phase) -> tuple[str, str]:
+def _record(found: MeetingAttendance, state: Phase, zone: ZoneInfo) -> tuple[str, str]:
     if state is Phase.CANCELLED:
         return "stop", t("会议已取消。")
     if found.sheet_complete:
@@ -441,7 +488,14 @@ def _record(found: MeetingAttendance, state: Phase) -> tuple[str, str]:
     if found.complete:
         return "ok", t("会议期间的刷卡记录已全部收齐。")
     if state is Phase.OVER and all(each.complete for each in found.devices):
-        return "alert", t("会议期间有一段时间会场没有登记的签到设备，那时的刷卡情况无从得知。")
+        opens, ends = (
+            _local(each, zone) for each in (found.meeting.opens_ms, found.meeting.ends_ms)
+        )
+        return "alert", t(
+            "签到期间（{hours}）不是一直有设备：{parts}。已有的设备记录都已收齐；没有设备的那段时间里，来的人刷不了卡。",
+            hours=_hours(opens, ends),
+            parts=t("；").join(t(each) for each in found.unattended),
+        )
     if state is Phase.OVER:
         return "alert", t("会议期间的刷卡记录还没有收齐，实到人数可能增加。")
     return "open", t("会议还没有结束，结束后会说明记录是否收齐。")

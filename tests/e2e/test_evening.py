@@ -342,7 +342,7 @@ def sign_in(evening: Evening, page: Page, login: str, first: str) -> None:
     page.get_by_label("密码").fill(first)
     page.get_by_role("button", name="登录").click()
     page.wait_for_url("**/password")
-    page.get_by_label("原密码").fill(first)
+    page.get_by_label("初始密码").fill(first)
     page.get_by_label("新密码", exact=True).fill(PASSWORD)
     page.get_by_label("再输一次新密码").fill(PASSWORD)
     page.get_by_role("button", name="修改密码").click()

@@ -465,7 +465,7 @@ def test_problems_come_back_in_the_file_and_it_can_be_corrected_there(engine: En
             ("m8", "x", "nowhere", "2026-07-01"),
             ("m9", "九", "jia", "昨天"),
         ]
-        assert "没有编号为“nowhere”的组织" in back.rows[0][1][0]
+        assert "没有这个编号的组织" in back.rows[0][1][0]
         assert "组织：" in back.rows[0][1][0]
         assert "不是日期" in back.rows[1][1][0]
         again = plan(conn, Asked(Register.MEMBERS, back), NOW)
@@ -473,7 +473,7 @@ def test_problems_come_back_in_the_file_and_it_can_be_corrected_there(engine: En
         # And once more: the column is there once.
         twice = grid_of(told_xlsx(back, again.problems))
         assert twice.headings == back.headings
-        assert "没有编号为“nowhere”的组织" in twice.rows[0][1][0]
+        assert "没有这个编号的组织" in twice.rows[0][1][0]
         right = [["旧的话", "m8", "八", "jia", "2026-07-01"], ["", "m9", "九", "jia", "2026-07-01"]]
         corrected = sheet([[*back.headings], *right])
         assert import_file(conn, Register.MEMBERS, corrected, NOW).added == 2

@@ -13,12 +13,14 @@
     let wait = 2000;
     let isOver = false;
 
-    // The words are the page's own, in its language: data-on, data-off, data-end.
+    // The words are the page's own, in its language: data-on, data-off, data-end; data-over where
+    // what is shown is over, and only what is late still comes.
     const tell = (name) => {
       const state = region.querySelector(".live-state");
       // What has come may lag behind, and says so itself: then it is not called live.
       const doubt = name === "on" && region.querySelector("[data-doubt]");
-      const words = doubt ? doubt.dataset.doubt : region.dataset[name];
+      const over = name === "on" && region.querySelector("[data-over]");
+      const words = doubt ? doubt.dataset.doubt : over ? over.dataset.over : region.dataset[name];
       if (isOver || !state || state.textContent === words) return;
       isOver = name === "end";
       state.dataset.state = doubt ? "off" : name;

@@ -6,6 +6,12 @@ for (const button of document.querySelectorAll("[data-print]")) {
   button.addEventListener("click", () => window.print());
 }
 
+// On a phone the navigation is a row wider than the screen: show where one is.
+for (const here of document.querySelectorAll(".side a[aria-current]")) {
+  const row = here.closest("ul");
+  row.scrollLeft = here.offsetLeft - row.offsetLeft - (row.clientWidth - here.offsetWidth) / 2;
+}
+
 // A form that is sent twice by an impatient finger is sent once.
 document.addEventListener("submit", (event) => {
   if (event.target.method !== "post") return;

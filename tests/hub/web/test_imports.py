@@ -120,7 +120,7 @@ def test_what_is_wrong_is_shown_and_comes_back_as_a_file(site: Site, operator: C
     page = work(operator)
     assert "文件有2个问题" in page
     assert "第4行" in page
-    assert "没有编号为“nowhere”的组织" in page
+    assert "没有这个编号的组织" in page
     assert "digest" not in page
     assert operator.post("/imports/work/take", data={"digest": "0" * 64}).status_code == 303
     assert "文件有2个问题" in work(operator)
@@ -148,7 +148,7 @@ def test_a_list_with_other_columns_is_matched_first(site: Site, operator: Client
     response = operator.post("/imports/work/columns", data={"from-code": "序号", "all-code": "x"})
     assert response.status_code == 422
     assert "不要再填" in response.text
-    assert "必须选择" in response.text
+    assert "请选择文件里的一列" in response.text
     response = operator.post("/imports/work/columns", data={"from-code": "没有的"})
     assert "文件里没有这一列" in response.text
     chosen = {
@@ -242,11 +242,11 @@ def test_a_job_is_its_accounts_own_and_its_scope_too(site: Site, operator: Clien
     assert "名册.xlsx" not in other.get("/imports").text
     branch = site.signed_in("branch")
     send(branch, "members", sheet([MEMBERS[0], ["m8", "八", "乙", "2026-07-01"]]))
-    assert "没有编号为“乙”的组织" in work(branch)
+    assert "没有这个编号的组织" in work(branch)
     assert "还没有导入" in work(operator)
     operator.post("/imports/work/drop")
     assert "没有正在处理的文件" in work(operator)
-    assert "没有编号为“乙”的组织" in work(branch)
+    assert "没有这个编号的组织" in work(branch)
 
 
 @pytest.mark.parametrize("role", [Role.SECRETARY, Role.AUDITOR, Role.TECHNICIAN])

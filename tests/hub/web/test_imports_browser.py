@@ -81,7 +81,7 @@ def test_a_list_is_corrected_matched_previewed_and_imported(
         send(page, rows)
         page.get_by_role("heading", name="对应各列").wait_for()
         look("columns")
-        page.get_by_label("表决权：各行都填").fill("无")
+        page.get_by_label("表决权：文件里没有时，每行都写").fill("无")
         page.get_by_role("button", name="预览").click()
         page.get_by_role("heading", name="预览", exact=True).wait_for()
         look("preview")

@@ -267,7 +267,7 @@ def test_a_device_that_came_late_leaves_the_record_open_before_it(site: Site) ->
         conn.execute(update(s.placements).values(valid_from_ms=minutes(-10)))
     text = visible(client.get(MEETING).text)
     assert "收齐。" not in text
-    assert "会议期间有一段时间会场没有登记的签到设备" in text
+    assert "签到期间（10:36–12:06）不是一直有设备：10:56前会场没有登记的签到设备。" in text
     assert "前会场没有登记的签到设备" in text
 
 

@@ -197,7 +197,8 @@ def test_every_look_and_file_is_written_down(over: Site) -> None:
     for _ in range(2):
         client.get("/attendance/file?from=2026-04-01&to=2026-04-30&verdict=LATE")
     client.get(MEMBER)
-    client.get("/members?name=x")
+    client.get("/members?name=x")  # shows nobody
+    client.get("/members?name=李")
     client.get(f"{MEETING}/screen")
     with over.engine.connect() as conn:
         looks = conn.execute(select(s.accesses).order_by(s.accesses.c.id)).all()
@@ -266,17 +267,19 @@ def test_what_was_stated_stands_beside_what_was_tapped(site: Site) -> None:
     assert "清点 1 人，与到会记录一致" in visible(client.get(MEETING).text)
     site.now_ms += 1
     declare(site, "HEAD_COUNT", number=3)
-    assert "清点 3 人，到会记录 1 人（含列席），少 2 人" in visible(client.get(MEETING).text)
+    assert "清点 3 人，到会记录 1 人（含列席）：记录比清点少 2 人" in visible(
+        client.get(MEETING).text
+    )
     declare(site, "SHEET", "王")
     declare(site, "WITNESSED", "赵")
     declare(site, "SHEET", "钱")
     declare(site, "HELD")
     declare(site, "SHEET_COMPLETE")
     text = visible(client.get(MEETING).text)
-    assert "清点 3 人，到会记录 4 人（含列席），多 1 人" in text
+    assert "清点 3 人，到会记录 4 人（含列席）：记录比清点多 1 人" in text
     assert "达到法定人数" in text
     assert "已确认召开" in text
-    assert "纸质签到表已录完" in text
+    assert "签到表已录完" in text
     assert "王名 出席 纸质签到表 —" in text
     assert "赵名 现场证明 —" in text
     assert "李名 出席 刷卡 10:56:00" in text
