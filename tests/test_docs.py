@@ -47,9 +47,12 @@ SAMPLES = [
         "edge/edge.toml",
         "hub/hub.toml",
         "broker/mosquitto.conf",
+        "broker/shuaka-broker-reload.path",
+        "broker/shuaka-broker-reload.service",
         "edge/shuaka-edge.service",
         "hub/shuaka-hub.service",
         "edge/50-shuaka-edge.rules",
+        "edge/60-shuaka-stick.rules",
         "edge/pn533-blacklist.conf",
     )
 ]
@@ -183,11 +186,13 @@ def test_the_sample_for_the_edge_loads_and_shows_every_default(tmp_path: Path) -
     assert load_edge(example) != Config()
     assert config.mqtt.url is not None
     assert config.kiosk.port is not None
+    assert config.usb.mounts is not None
     plain = Config()
     assert config.feedback.gpio.used
     without_example = msgspec.structs.replace(
         config,
         mqtt=plain.mqtt,
+        usb=plain.usb,
         kiosk=plain.kiosk,
         feedback=msgspec.structs.replace(config.feedback, gpio=plain.feedback.gpio),
     )
