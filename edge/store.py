@@ -15,6 +15,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import logging
 import os
 import secrets
 import sqlite3
@@ -26,6 +27,7 @@ from typing import Final, NoReturn, Self
 from urllib.parse import quote
 
 from edge import ballast
+from edge.salvage import Salvaged, salvage
 from protocol.batch import MAX_ITEMS, Batch
 from protocol.credential import Assurance, Credential
 from protocol.errors import RemoteError
@@ -124,6 +126,9 @@ _UPGRADES: Final = {
     ),
 }
 """What makes the next format of each earlier one."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class JournalError(Exception):
@@ -280,13 +285,8 @@ class Journal:
         after: Ended | None,
     ) -> Self:
         path = data / FILE_NAME
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = _lock(data)
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise JournalBusyError(f"{path}: another shuaka-edge is writing here") from error
             db = _open_or_set_aside(path, owner.edge)
             try:
                 _begin_log_again(db, path, is_needed=after is not None)
@@ -560,6 +560,29 @@ class Journal:
             ):
                 raise JournalError(f"{path}: was exchanged or cut short by another program")
             self._files[path] = found
+
+
+def _lock(data: Path) -> int:
+    """The descriptor that holds folder `data`, made if need be, for one writer alone."""
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise JournalBusyError(
+            f"{data / FILE_NAME}: another shuaka-edge is writing here"
+        ) from error
+    return lock
+
+
+@contextlib.contextmanager
+def _locked(data: Path) -> Iterator[None]:
+    lock = _lock(data)
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def is_recording(data: Path) -> bool:
@@ -899,12 +922,13 @@ def _fitting(entry: bytes, sealed: Sequence[bytes]) -> tuple[bool, Sequence[byte
 
 def _open_or_set_aside(path: Path, edge: bytes) -> sqlite3.Connection:
     log = path.with_name(f"{path.name}-wal")
+    damaged = None
     if not (path.exists() and path.stat().st_size) and log.exists() and log.stat().st_size:
-        _set_aside(path, DAMAGED)  # SQLite would delete the log of a file that is gone
+        damaged = _set_aside(path, DAMAGED)  # SQLite would delete the log of a file that is gone
     if path.exists():
         db = _open_if_usable(path) or _open_if_usable(path)  # a read may fail once, and never again
         if db is None:
-            _set_aside(path, DAMAGED)
+            damaged = _set_aside(path, DAMAGED)
         else:
             try:
                 own = _edge(db) in {None, edge}
@@ -915,7 +939,52 @@ def _open_or_set_aside(path: Path, edge: bytes) -> sqlite3.Connection:
                 return db
             db.close()
             _set_aside(path, FORMER)
-    return _open(path, create=True)
+    db = _open(path, create=True)
+    if damaged is not None:
+        _salvage(damaged, db, edge)
+    return db
+
+
+def _salvage(damaged: Path, db: sqlite3.Connection, edge: bytes) -> None:
+    """Takes over what can be read; whatever that meets must not keep taps from being recorded."""
+    try:
+        with _transaction(db):
+            found = salvage(damaged, db, edge)
+    except Exception:
+        logger.exception("%s: nothing could be taken over", damaged)
+    else:
+        logger.error(
+            "%s: the journal was damaged; %d entries of %d epochs were taken over into a new one",
+            damaged,
+            found.entries,
+            found.epochs,
+        )
+
+
+def salvage_into(data: Path, damaged: Path, edge: bytes | None) -> Salvaged:
+    """Takes over what can be read of `damaged` into the journal in folder `data`, made if need be.
+
+    No shuaka-edge may be running on `data`. Raises JournalBusyError, JournalNewerError and
+    JournalError; nothing is half done then.
+    """
+    path = data / FILE_NAME
+    if damaged.resolve() == path.resolve():
+        raise JournalError(
+            f"{damaged}: this is the journal itself; give the one that was set aside"
+        )
+    try:
+        with damaged.open("rb"):
+            pass
+        with _locked(data), contextlib.closing(_open(path, create=True)) as db:
+            own = _edge(db)
+            if own not in {None, edge} and edge is not None:
+                raise JournalError(f"{path}: is the journal of another edge")
+            with _transaction(db):
+                found = salvage(damaged, db, edge or own)
+                _mend_ends(db)
+            return found
+    except (sqlite3.Error, OSError) as error:
+        raise _worded(path, error) from error
 
 
 def _open_if_usable(path: Path) -> sqlite3.Connection | None:
@@ -1081,7 +1150,7 @@ def _edge(db: sqlite3.Connection) -> bytes | None:
     return None
 
 
-def _set_aside(path: Path, why: str) -> None:
+def _set_aside(path: Path, why: str) -> Path:
     number = 1
     while (aside := path.with_name(f"{path.name}.{why}-{number}")).exists():
         number += 1
@@ -1089,6 +1158,7 @@ def _set_aside(path: Path, why: str) -> None:
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.rename(aside.with_name(aside.name + suffix))
+    return aside
 
 
 def _open(path: Path, *, create: bool) -> sqlite3.Connection:
@@ -1110,7 +1180,8 @@ def _open(path: Path, *, create: bool) -> sqlite3.Connection:
                     db.execute(statement)
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        # the quick check does not look whether rows are where a search for them leads
+        if db.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
             _raise_corrupt()
         (found,) = db.execute("PRAGMA user_version").fetchone()
         if found < SCHEMA_VERSION:
