@@ -294,9 +294,10 @@ def _try(
         for name in told.names:
             _shake_hands(server, client, name)
     except ssl.SSLError as error:
+        why = getattr(error, "verify_message", None) or error.reason
         raise BrokerError(
-            f"nothing was written: with it the broker would let nobody in ({error.reason}); is the"
-            " clock of this machine right?"
+            f"nothing was written: with it the broker would let nobody in ({why}); is the clock of"
+            " this machine right?"
         ) from error
 
 

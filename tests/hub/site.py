@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from hub.app import Server, create_app
 from hub.auth.accounts import add_account, as_login, check_password, hash_password
 from hub.auth.tokens import new_token
-from hub.context import Enrol, Health, Joining
+from hub.context import Certify, Enrol, Health, Joining
 from hub.derive import derive_batch
 from hub.domain.terms import Role
 from tests.hub.world import Entry, World, district, minutes, uid_of
@@ -41,6 +41,7 @@ class Site:
     health: Health | None = None
     enrol: Enrol | None = None
     joining: Joining | None = None
+    certify: Certify | None = None
     tokens: dict[str, str] = field(default_factory=dict)
     """By organisation: a secretary's; by (organisation, role) in words, such as 甲 AUDITOR."""
     ids: dict[str, int] = field(default_factory=dict)
@@ -93,6 +94,7 @@ class Site:
             enrol=self.enrol,
             health=self.health,
             joining=self.joining,
+            certify=self.certify,
         )
 
     def world(self, conn: Any) -> World:
