@@ -214,7 +214,8 @@ def _storage(data: Path) -> Iterator[Finding]:
         yield Finding(
             good=False,
             what=f"{aside.name}: a damaged journal was set aside",
-            advice="Keep it: it may hold taps that the hub never got. Tell whoever runs the hub.",
+            advice="What could be read of it was taken over; what is missing is stated to the hub. "
+            "Keep the file, and exchange the storage card soon.",
         )
 
 
