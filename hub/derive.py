@@ -161,7 +161,7 @@ def rederive_credentials(conn: Connection, credential_ids: Iterable[int]) -> Non
 
 
 def rederive_devices(conn: Connection, device_ids: Iterable[int]) -> None:
-    """After these devices were placed otherwise than before."""
+    """After these devices were placed otherwise, or other facts of them count, than before."""
     _rederive(conn, s.epochs.c.device_id, device_ids)
 
 
@@ -270,6 +270,7 @@ _TAPS: Final[Select[Any]] = (
         s.epochs.c.device_id,
         s.epochs.c.boot_id,
         s.batches.c.received_ms,
+        s.batches.c.held,
         s.readings.c.at_ms,
         s.readings.c.earliest_ms,
         s.readings.c.latest_ms,
@@ -624,7 +625,13 @@ def _read_taps(
     holders = _holders(conn, (row.credential_id for row in rows if row.credential_id is not None))
     taps: list[tuple[Row[Any], Dated, Tap]] = []
     points: set[tuple[int, int]] = set()
+    withheld = [row for row in rows if row.held and row.outcome is not None]
+    points |= {
+        (row.venue_id, row.at_ms) for row in withheld if None not in (row.venue_id, row.at_ms)
+    }
     for row in rows:
+        if row.held:
+            continue
         dated = _date(row, samples, bounds)
         at_ms = dated.earliest_ms if dated.exact else None
         tap = Tap(
@@ -648,9 +655,10 @@ def _read_taps(
         for venue_id, moment in ((tap.venue_id, tap.at_ms), (row.venue_id, row.at_ms)):
             if venue_id is not None and moment is not None:
                 points.add((venue_id, moment))
-    touched = _touched(conn, points) | _assigned_to(conn, [tap.key for _, _, tap in taps])
+    keys = [TapKey(row.epoch_id, row.seq) for row in withheld]
+    touched = _touched(conn, points) | _assigned_to(conn, [*keys, *(tap.key for _, _, tap in taps)])
     calendar = _calendar(conn, touched)
-    known = [row for row, _, _ in taps if row.outcome is not None]
+    known = [*withheld, *(row for row, _, _ in taps if row.outcome is not None)]
     if known:
         conn.execute(
             delete(s.readings).where(
@@ -676,7 +684,7 @@ def _read_taps(
             for _, dated, tap in taps
         ],
     )
-    return len(taps), touched
+    return len(taps) + len(withheld), touched
 
 
 def _write_attendances(conn: Connection, meeting_ids: Sequence[int], calendar: Calendar) -> None:

@@ -78,9 +78,7 @@ def add_device(
     `fingerprint` is of the hub's own keys. Whether `who` may use the venue is the caller's to ask.
     """
     lock(conn)
-    name = name.strip()
-    if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
-        raise DeviceError("name", Words("设备名称要有1到{n}个可见的字符。", n=MAX_NAME_CHARS))
+    name = checked_name(name)
     venue = _venue(conn, venue_code)
     found = conn.execute(
         select(s.devices).where(s.devices.c.name == name).with_for_update()
@@ -129,7 +127,15 @@ def add_device(
                 "venue",
                 Words("设备“{name}”登记在别的会场，或不在任何会场；请先改它的位置。", name=name),
             )
-    return _with_code(conn, who, fingerprint, (device, public_id, name), venue, now_ms)
+    return with_code(conn, who, fingerprint, (device, public_id, name), venue, now_ms)
+
+
+def checked_name(name: str) -> str:
+    """A name as it is kept. Raises DeviceError."""
+    name = name.strip()
+    if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
+        raise DeviceError("name", Words("设备名称要有1到{n}个可见的字符。", n=MAX_NAME_CHARS))
+    return name
 
 
 def new_code(
@@ -150,12 +156,12 @@ def new_code(
         .order_by(p.valid_from_ms.desc())
         .limit(1)
     ).one_or_none()
-    return _with_code(
+    return with_code(
         conn, who, fingerprint, (device.id, device.public_id, device.name), venue, now_ms
     )
 
 
-def _with_code(
+def with_code(
     conn: Connection,
     who: Who,
     fingerprint: bytes,
@@ -163,6 +169,7 @@ def _with_code(
     venue: Row[Any] | None,
     now_ms: int,
 ) -> Added:
+    """A new code for a device (its id, public id and name) that waits; the old one ends."""
     device_id, public_id, name = device
     conn.execute(
         update(s.enrolment_codes)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, select, union_all
 
 from hub.domain.attendance import moment
 from hub.domain.completeness import CLOCKS_APART_MS, Completeness, Obstacle
@@ -54,6 +54,30 @@ class Rehearsed:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """What came in from a device that has left or is compromised, and that nobody has admitted."""
+
+    entries: int
+    from_ms: int
+    """When the first of it came in, and the last."""
+    to_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """How a device leaves the fleet, or left it."""
+
+    retiring_ms: int | None = None
+    """When it was told to retire."""
+    left_ms: int | None = None
+    is_gone: bool = False
+    """It has left without a last word: it may hold what the hub has not."""
+    compromised_ms: int | None = None
+    waiting: Waiting | None = None
+    is_forked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """A device and how it is; but for `rehearsed`, nothing of a rehearsal."""
 
@@ -76,6 +100,7 @@ class Device:
     through_ms: int | None
     """Its record is complete up to then."""
     rehearsed: Rehearsed | None
+    leaving: "Leaving"
     troubles: tuple[Words, ...]
     """What is wrong, a sentence each."""
 
@@ -110,6 +135,10 @@ def devices(
             d.public_id,
             d.name,
             d.status,
+            d.retiring_ms,
+            d.left_ms,
+            d.closing_epoch,
+            d.compromised_ms,
             p.valid_from_ms,
             v.public_id.label("venue_public_id"),
             v.code.label("venue_code"),
@@ -124,10 +153,12 @@ def devices(
     known, heard = device_completeness(conn, ids), _heard(conn, d.id.in_(ids))
     codes, software = _codes(conn, ids, now_ms), _software(conn, ids)
     rehearsed = _rehearsed(conn, ids)
+    waiting = _waiting(conn, ids)
     return [
         _device(
             row,
             known[row.id],
+            waiting.get(row.id),
             heard.get(row.id),
             codes.get(row.id),
             software.get(row.id),
@@ -162,6 +193,7 @@ def history(conn: Connection, scope: Scope, device_id: int) -> list[Placed]:
 def _device(
     row: Any,
     known: Completeness,
+    waiting: Waiting | None,
     heard: Row[Any] | None,
     code_expires_ms: int | None,
     software: str | None,
@@ -195,6 +227,14 @@ def _device(
         software,
         known.through_ms,
         rehearsed,
+        Leaving(
+            row.retiring_ms,
+            row.left_ms,
+            row.status == DeviceStatus.RETIRED and row.closing_epoch is None,
+            row.compromised_ms,
+            waiting,
+            known.obstacle is Obstacle.FORKED,
+        ),
         (),
     )
     troubles = _troubles(found, known, now_ms, zone, is_cut_off=is_cut_off)
@@ -210,8 +250,12 @@ def _troubles(
         else:
             yield Words("等待登记：请在设备上输入登记码")
         return
+    if device.leaving.waiting is not None:
+        yield Words("有{n}条记录等待核准：核准后才计入考勤", n=device.leaving.waiting.entries)
     if device.status is not DeviceStatus.ACTIVE:
         return
+    if device.leaving.retiring_ms is not None:
+        yield Words("正在退役：等待设备交清记录，请先不要断电断网")
     if known.obstacle is Obstacle.FORKED:
         yield from FORKED
     if device.venue is None:
@@ -247,13 +291,13 @@ def _troubles(
         yield Words("还有{n}条未上传", n=device.unreceipted)
     elif known.obstacle in {Obstacle.MISSING, Obstacle.MISSING_EARLIER}:
         yield Words("{why}", why=known.obstacle)
-    if known.holes:
-        yield Words("有{n}段记录已损坏，读不出来：建议更换存储卡", n=len(known.holes))
+    if holes := sum(not each.is_forked for each in known.holes):
+        yield Words("有{n}段记录已损坏，读不出来：建议更换存储卡", n=holes)
 
 
 FORKED: Final = (
     Words("记录出现分叉：存储卡可能被复制或换过。请不要再换卡，用过的卡都留好"),
-    Words("分叉的记录现在还不能在页面上处理：请联系管理员，处理前会议会一直待定"),
+    Words("请查清另一张卡的去向，再办理“处理分叉”；处理前会议会一直待定"),
 )
 
 
@@ -303,6 +347,36 @@ def _software(conn: Connection, ids: Sequence[int]) -> dict[int, str]:
     return {
         row.device_id: row.software
         for row in conn.execute(select(p.device_id, p.software).where(p.id.in_(last)))
+    }
+
+
+def _waiting(conn: Connection, ids: Sequence[int]) -> dict[int, Waiting]:
+    """By device: what waits for somebody to admit it."""
+    h, b, e = s.held_messages.c, s.batches.c, s.epochs.c
+    every = union_all(
+        select(h.device_id, h.received_ms, h.entries).where(h.device_id.in_(ids)),
+        select(e.device_id, b.received_ms, b.last - b.first + 1)
+        .join(s.epochs, e.id == b.epoch_id)
+        .where(
+            b.held,
+            e.device_id.in_(
+                select(s.devices.c.id).where(
+                    s.devices.c.id.in_(ids), s.devices.c.compromised_ms.is_not(None)
+                )
+            ),
+        ),
+    ).subquery("every")
+    c = every.c
+    return {
+        row.device_id: Waiting(int(row.entries), row.from_ms, row.to_ms)
+        for row in conn.execute(
+            select(
+                c.device_id,
+                func.sum(c.entries).label("entries"),
+                func.min(c.received_ms).label("from_ms"),
+                func.max(c.received_ms).label("to_ms"),
+            ).group_by(c.device_id)
+        )
     }
 
 

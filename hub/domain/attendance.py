@@ -364,6 +364,8 @@ def device_words(
     known = device.completeness
     name = device.name
     why = "" if known.obstacle is None else Words("（{why}）", why=known.obstacle)
+    if known.is_closed and known.covers(opens_ms, ends_ms):
+        return Words("设备“{name}”：已退役，记录已全部收到", name=name)
     if known.through_ms is None:
         contact = (
             ""
@@ -374,11 +376,11 @@ def device_words(
             "设备“{name}”：记录是否完整尚不清楚{contact}{why}", name=name, contact=contact, why=why
         )
     through = moment(known.through_ms, ends_ms, zone)
-    if known.through_ms <= ends_ms and not is_over:
+    if known.through_ms <= ends_ms and not is_over and not known.is_closed:
         return Words(
             "设备“{name}”：{through}以前的刷卡都已收到{why}", name=name, through=through, why=why
         )
-    if known.through_ms <= ends_ms:
+    if known.through_ms <= ends_ms and not known.is_closed:
         return Words(
             "设备“{name}”：记录只完整至{through}，会议{end}结束{why}",
             name=name,
@@ -387,6 +389,9 @@ def device_words(
             why=why,
         )
     if not known.covers(opens_ms, ends_ms):
+        touching = [each for each in known.holes if each.touches(opens_ms, ends_ms)]
+        if any(each.is_forked for each in touching):
+            return Words("设备“{name}”：会议期间的另一份记录已经丢失", name=name)
         return Words("设备“{name}”：会议期间有一段记录已损坏，读不出来", name=name)
     return Words("设备“{name}”：记录完整至{through}", name=name, through=through)
 

@@ -117,6 +117,13 @@ class DeviceStatus(Term):
     COMPROMISED = "COMPROMISED", "失密"
 
 
+class OtherHistory(Term):
+    """What became of the other history of a device whose record had forked."""
+
+    IN_HAND = "IN_HAND", "另一份记录已全部收到"
+    LOST = "LOST", "另一份记录已经丢失"
+
+
 class DeclarationKind(Term):
     """What a person states of a meeting. Nothing stated is changed: it is answered or withdrawn."""
 

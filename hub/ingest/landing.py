@@ -9,10 +9,15 @@ What is validly signed by an active device is kept and receipted, also where an 
 be decoded (each such entry is counted as well); anything else is never receipted, since a receipt
 for a damaged batch would make the edge throw the good one away.
 
+Of a device that has left the fleet, what it recorded before that is taken like any other's. Its
+other batches, and all of one that is compromised, are verified and held: byte for byte, without a
+receipt, counting for nothing, until a person has admitted the time in which they came.
+
 Of a rehearsal (演练) the batches are verified, kept and receipted like any other, and that is all:
 its entries, cards and heartbeats are written nowhere, its taps are only counted.
 """
 
+import hashlib
 import json
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,10 +26,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 from uuid import UUID
 
-from sqlalchemy import Connection, Delete, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Delete,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
+from hub import audit
+from hub.domain.completeness import CLOCKS_APART_MS
 from hub.domain.terms import DeviceStatus
+from hub.domain.words import Words
 from hub.keys import Keyring
 from hub.store import schema as s
 from hub.store.bulk import insert_rows
@@ -47,10 +65,16 @@ from protocol.journal import (
 from protocol.sealing import Place, SubjectBox, unwrap_content_key
 from protocol.topics import Up, parse_up
 
+DEVICE_ITSELF: Final = str(Words("设备自己"))
+"""The actor of what a device says of itself."""
 SAMPLE_BYTES: Final = 256
 SAMPLES_KEPT: Final = 1000
 SAMPLES_A_LANDING: Final = 8
 BOXES_KEPT: Final = 4096
+
+MAX_HELD_BYTES: Final = 64 << 20
+"""What is held of one device: whoever has its key must not fill a disk."""
+ADMITTED_A_LANDING: Final = 50
 
 KIND_UNREADABLE: Final = 0
 """`entries.kind` of what could not be decoded."""
@@ -73,10 +97,25 @@ class Landed:
     entries: int = 0
     batches: int = 0
     heartbeats: int = 0
+    held: int = 0
+    """Batches that wait for a person, those that are held already included."""
     rejected: Counter[Reason] = field(default_factory=Counter)
     """Messages that were not taken, and entries that were, and cannot be decoded."""
     heard: dict[bytes, bool] = field(default_factory=dict)
     """Edges that said a hello (True) or a heartbeat (False): they may want a roster."""
+    left: list[bytes] = field(default_factory=list)
+    """Edges of which the last word came."""
+
+    def add(self, other: "Landed") -> None:
+        """Makes this what both did together."""
+        self.receipts += other.receipts
+        self.entries += other.entries
+        self.batches += other.batches
+        self.heartbeats += other.heartbeats
+        self.held += other.held
+        self.rejected += other.rejected
+        self.heard |= other.heard
+        self.left += other.left
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +123,12 @@ class _Device:
     id: int
     edge: bytes
     sign_key: bytes
+    status: DeviceStatus
+    left_ms: int | None
+    closing: tuple[bytes, int] | None
+    """Epoch and number of its last entry of all, by its own last word."""
+    is_answered: bool
+    """Whether it is told what the hub has of it."""
 
 
 @dataclass(slots=True)
@@ -137,6 +182,41 @@ class Landing:
         """Takes `messages` within the caller's write transaction."""
         return _Run(conn, self, now_ms).land(messages)
 
+    def land_admitted(self, conn: Connection) -> Landed:
+        """Takes what was held of devices and has been admitted, as of when it came in.
+
+        A bounded number of messages within the caller's write transaction: call it until nothing
+        is landed and nothing rejected. What can still not be taken stays, with the reason.
+        """
+        h, a = s.held_messages.c, s.admissions.c
+        rows = conn.execute(
+            select(s.held_messages)
+            .where(
+                h.problem.is_(None),
+                exists().where(
+                    a.device_id == h.device_id, a.from_ms <= h.received_ms, h.received_ms < a.to_ms
+                ),
+            )
+            .order_by(h.received_ms, h.id)
+            .limit(ADMITTED_A_LANDING)
+            .with_for_update()
+        ).all()
+        total = Landed()
+        for row in rows:
+            message = Message(row.topic, row.payload, row.transport)
+            landed = _Run(conn, self, row.received_ms, admitted=True).land([message])
+            problems = set(landed.rejected) - {Reason.BROKEN_ENTRY}
+            if problems:
+                conn.execute(
+                    update(s.held_messages)
+                    .where(h.id == row.id)
+                    .values(problem=min(problems).value)
+                )
+            else:
+                conn.execute(delete(s.held_messages).where(h.id == row.id))
+            total.add(landed)
+        return total
+
     def box(self, header: EpochHeader) -> SubjectBox | None:
         """What opens the subjects of an epoch; None where its wrapped key is no good.
 
@@ -168,7 +248,7 @@ def _within_a_run() -> Delete:
     that the many between them said.
     """
     h, first = s.heartbeats.c, s.heartbeats.alias("first").c
-    same = ("device_id", "epoch", "head_seq", "trusted", "readers")
+    same = ("device_id", "epoch", "head_seq", "trusted", "readers", "closing")
     began = (
         select(func.min(first.boottime_ms))
         .where(*(first[name] == bindparam(name) for name in same))
@@ -188,8 +268,11 @@ _WITHIN_A_RUN: Final = _within_a_run()
 class _Run:
     """One landing."""
 
-    def __init__(self, conn: Connection, landing: Landing, now_ms: int) -> None:
+    def __init__(
+        self, conn: Connection, landing: Landing, now_ms: int, *, admitted: bool = False
+    ) -> None:
         self._conn = conn
+        self._admitted = admitted
         self._landing = landing
         self._now_ms = now_ms
         self._landed = Landed()
@@ -202,6 +285,8 @@ class _Run:
         self._returned: list[dict[str, Any]] = []
         self._unopened: list[dict[str, Any]] = []
         self._heartbeats: list[dict[str, Any]] = []
+        self._held: list[dict[str, Any]] = []
+        self._closings: list[tuple[_Device, Heartbeat]] = []
         self._rejections: list[dict[str, Any]] = []
 
     def land(self, messages: Sequence[Message]) -> Landed:
@@ -217,6 +302,7 @@ class _Run:
             epoch.mark.receipt(epoch.device.edge, self._generation(), epoch.header.epoch)
             for key in self._touched
             for epoch in [self._epochs[key]]
+            if epoch.device.is_answered
         ]
         return self._landed
 
@@ -238,26 +324,102 @@ class _Run:
                     raise RemoteError(Reason.UNKNOWN_DEVICE, f"no device {edge.hex()}")  # noqa: TRY301
                 if isinstance(device, DeviceStatus):
                     raise RemoteError(Reason.INACTIVE_DEVICE, f"the device is {device}")  # noqa: TRY301
-                arrived.append(_read(message, device, channel))
+                each = _read(message, device, channel)
+                if device.status is DeviceStatus.COMPROMISED and (
+                    channel is Up.STATE or (channel is Up.HELLO and not device.is_answered)
+                ):
+                    raise RemoteError(Reason.INACTIVE_DEVICE, "the device is compromised")  # noqa: TRY301
+                arrived.append(each)
             except RemoteError as error:
                 self._reject(message, error.reason)
         return arrived
 
     def _devices(self, edges: set[bytes]) -> Mapping[bytes, "_Device | DeviceStatus"]:
-        """The active devices among `edges`, and the status of the others."""
+        """The devices among `edges`; of those that are not enrolled, the status."""
         if not edges:
             return {}
+        d, a = s.devices.c, s.admissions.c
         rows = self._conn.execute(
             select(
-                s.devices.c.id, s.devices.c.public_id, s.devices.c.status, s.devices.c.sign_key
-            ).where(s.devices.c.public_id.in_([UUID(bytes=edge) for edge in edges]))
+                d.id,
+                d.public_id,
+                d.status,
+                d.sign_key,
+                d.left_ms,
+                d.closing_epoch,
+                d.closing_seq,
+                exists().where(a.device_id == d.id).label("is_admitted"),
+            )
+            .where(d.public_id.in_([UUID(bytes=edge) for edge in edges]))
+            .order_by(d.id)
+            # Whoever declares one compromised waits, and then finds all that was taken before.
+            .with_for_update(read=True)
         )
         return {
-            row.public_id.bytes: _Device(row.id, row.public_id.bytes, row.sign_key)
-            if row.status == DeviceStatus.ACTIVE
-            else DeviceStatus(row.status)
+            row.public_id.bytes: DeviceStatus(row.status)
+            if row.sign_key is None or row.status == DeviceStatus.PENDING
+            else _Device(
+                row.id,
+                row.public_id.bytes,
+                row.sign_key,
+                DeviceStatus(row.status),
+                row.left_ms,
+                None if row.closing_epoch is None else (row.closing_epoch, row.closing_seq),
+                row.status != DeviceStatus.COMPROMISED or row.is_admitted,
+            )
             for row in rows
         }
+
+    def _is_held(self, each: _Arrived) -> bool:
+        """Whether it waits for a person: a batch of a device that has left, or is compromised."""
+        device = each.device
+        if self._admitted or not isinstance(each.value, Batch):
+            return False
+        match device.status:
+            case DeviceStatus.COMPROMISED:
+                return True
+            case DeviceStatus.RETIRED:
+                return not _is_of_before(each.value, each.epoch[1], device)
+            case _:
+                return False
+
+    def _hold(self, each: _Arrived, batch: Batch) -> None:
+        """Keeps it for a person; what is a fact already is only answered, where one is."""
+        epoch = self._epochs.get(each.epoch)
+        if epoch is not None and epoch.header_bytes == batch.header_bytes:
+            links = list(link(batch.first, batch.previous, batch.items))
+            try:
+                is_known = not accept(epoch.mark, batch.previous, links, epoch.gaps).fresh
+            except RemoteError:
+                is_known = False
+            if is_known:
+                self._touched[epoch.key] = None
+                return
+        h, payload = s.held_messages.c, each.message.payload
+        digest = hashlib.sha256(payload).digest()
+        kept = self._conn.execute(
+            select(
+                func.coalesce(func.sum(func.length(h.payload)), 0),
+                func.count().filter(h.sha256 == digest),
+            ).where(h.device_id == each.device.id)
+        ).one()
+        waiting = sum(
+            len(row["payload"]) for row in self._held if row["device_id"] == each.device.id
+        )
+        if not kept[1] and kept[0] + waiting + len(payload) > MAX_HELD_BYTES:
+            raise RemoteError(Reason.INACTIVE_DEVICE, "too much is held of this device")
+        self._landed.held += 1
+        self._held.append(
+            {
+                "device_id": each.device.id,
+                "topic": each.message.topic,
+                "payload": payload,
+                "sha256": digest,
+                "transport": each.message.transport,
+                "received_ms": self._now_ms,
+                "entries": batch.last - batch.first + 1,
+            }
+        )
 
     # --- epochs ---------------------------------------------------------------------------------
 
@@ -269,7 +431,12 @@ class _Run:
             spoken[each.epoch] = each.device
             if isinstance(each.value, Hello):
                 spoken |= {(each.device.edge, epoch): each.device for epoch, *_ in each.value.held}
-            if each.header is not None and not isinstance(each.value, Heartbeat):
+            if (
+                each.header is not None
+                and not isinstance(each.value, Heartbeat)
+                and not self._is_held(each)
+                and (self._admitted or each.device.status is not DeviceStatus.COMPROMISED)
+            ):
                 headers.setdefault(each.epoch, (each.device, each.header, each.value.header_bytes))
         self._add_epochs(headers)
         devices = {device.id: device for device in spoken.values()}
@@ -347,10 +514,13 @@ class _Run:
 
     def _take(self, each: _Arrived) -> None:
         match each.value:
+            case Batch() as batch if self._is_held(each):
+                self._hold(each, batch)
             case Batch() as batch:
                 self._batch(each, batch)
             case Hello() as hello:
-                self._landed.heard[each.device.edge] = True
+                if each.device.status is not DeviceStatus.COMPROMISED:
+                    self._landed.heard[each.device.edge] = True
                 held = ((each.device.edge, epoch) for epoch, _, _ in hello.held)
                 for key in [each.epoch, *held]:
                     if key in self._epochs:
@@ -491,6 +661,8 @@ class _Run:
             # it says nothing of the device's own journal, and maybe a false time on purpose
             return
         self._landed.heard.setdefault(each.device.edge, False)
+        if heartbeat.closing and heartbeat.unreceipted == 0:
+            self._closings.append((each.device, heartbeat))
         self._heartbeats.append(
             {
                 "device_id": each.device.id,
@@ -511,6 +683,7 @@ class _Run:
                     ensure_ascii=False,
                 ),
                 "signed": each.message.payload,
+                "closing": heartbeat.closing,
                 "received_ms": self._now_ms,
             }
         )
@@ -556,6 +729,52 @@ class _Run:
             self._conn.execute(_WITHIN_A_RUN, heartbeats)
         self._write_marks()
         self._write_rejections()
+        if self._held:
+            self._insert_new(s.held_messages, self._held, ["device_id", "sha256"])
+        for device, heartbeat in self._closings:
+            self._close(device, heartbeat)
+
+    def _close(self, device: _Device, heartbeat: Heartbeat) -> None:
+        """The device has said that this was all: once the hub has all of it, it has left.
+
+        It says so again and again until then.
+        """
+        epoch = self._epochs[device.edge, heartbeat.epoch]
+        if device.closing is not None or epoch.mark.through < heartbeat.head:
+            return
+        d, at = s.devices.c, heartbeat.at
+        left_ms = at.wall_ms if at.trusted and at.wall_ms <= self._now_ms else self._now_ms
+        if device.left_ms is not None:
+            left_ms = min(left_ms, device.left_ms)
+        changed = self._conn.execute(
+            update(s.devices)
+            .where(d.id == device.id, d.closing_epoch.is_(None))
+            .values(
+                status=DeviceStatus.RETIRED,
+                left_ms=left_ms,
+                closing_epoch=heartbeat.epoch,
+                closing_seq=heartbeat.head,
+            )
+        ).rowcount
+        if not changed:
+            return
+        self._landed.left.append(device.edge)
+        audit.record(
+            self._conn,
+            audit.Machine(DEVICE_ITSELF),
+            "device.left",
+            self._conn.scalar(
+                select(s.venues.c.organisation_id)
+                .join(s.placements, s.placements.c.venue_id == s.venues.c.id)
+                .where(s.placements.c.device_id == device.id)
+                .order_by(s.placements.c.valid_from_ms.desc())
+                .limit(1)
+            ),
+            "device",
+            UUID(bytes=device.edge),
+            self._now_ms,
+            left_ms=left_ms,
+        )
 
     def _is_news(self, row: dict[str, Any]) -> bool:
         """Whether a heartbeat says more than those that are kept.
@@ -564,7 +783,7 @@ class _Run:
         counts as received when the next later one was.
         """
         h = s.heartbeats.c
-        words = (h.head_seq, h.trusted, h.readers)
+        words = (h.head_seq, h.trusted, h.readers, h.closing)
         same_epoch = (h.device_id == row["device_id"], h.epoch == row["epoch"])
         later = self._conn.execute(
             select(*words, h.received_ms)
@@ -711,6 +930,28 @@ def _read(message: Message, device: _Device, channel: Up) -> _Arrived:
         case Up.STATE:
             signed = Signed.parse(message.payload, MessageType.HEARTBEAT)
             return _Arrived(message, device, Heartbeat.decode(signed.verify(device.sign_key)))
+
+
+def _is_of_before(batch: Batch, epoch: bytes, device: _Device) -> bool:
+    """Whether all taps in the batch are surely of before the device left.
+
+    That is so up to its last word; otherwise by the times of a clock that was trusted.
+    """
+    if device.closing is not None and device.closing[0] == epoch:
+        return batch.last <= device.closing[1]
+    until_ms = (device.left_ms or 0) + (0 if device.closing is None else CLOCKS_APART_MS)
+    for item in batch.items:
+        if isinstance(item, Gap):
+            continue
+        try:
+            entry = decode_entry(item)
+        except RemoteError:
+            return False
+        if isinstance(entry, Tap | Action) and not (
+            entry.at.trusted and entry.at.wall_ms <= until_ms
+        ):
+            return False
+    return True
 
 
 def _gap_row(epoch_id: int, gap: Gap) -> dict[str, Any]:

@@ -33,11 +33,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from hub import derive
 from hub.ingest.landing import Landed, Landing, Message
+from hub.ingest.orders import Orders
 from hub.ingest.rosters import Rosters
 from hub.keys import Keyring
 from hub.store.state import begin_session, generation
 from protocol import topics
-from protocol.batch import HubState
+from protocol.batch import HubState, Receipt
 from protocol.identity import MAX_MESSAGE_BYTES, MessageType
 from protocol.topics import Broker
 
@@ -55,6 +56,8 @@ TELL_EVERY_S: Final = 10.0
 """How often what was not taken is logged, at most."""
 KEEPALIVE_S: Final = 15
 DERIVE_AT_LEAST_EVERY_S: Final = 1.0
+LOOK_ROUND_EVERY_S: Final = 1.0
+"""How soon what people decide of devices is carried out here: orders, what is admitted."""
 LONGEST_BACK_OFF_S: Final = 15.0
 
 log = structlog.get_logger(__name__)
@@ -102,6 +105,8 @@ class Ingest:
         self._landing = Landing(keyring)
         self._room = _Room(MAX_WAITING_BYTES)
         self._rosters = Rosters(engine, keyring.sign)
+        self._orders = Orders(engine, keyring.sign)
+        self._look_at = 0.0
         self._arrivals: queue.Queue[_Arrival | None] = queue.Queue()
         self._network = _Network(broker, self._arrivals, self._room, self._state, self, tls)
         self.health = IngestHealth()
@@ -187,6 +192,7 @@ class Ingest:
                     group = []
                     back_off = 0.5
                     self.health.trouble = ""
+            self._look_round()
             self._derive_if_due()
             self._tell_rejected()
 
@@ -212,17 +218,58 @@ class Ingest:
         for edge in [edge for edge, greets in landed.heard.items() if greets]:
             for statement in self._keyring.statements:
                 self._network.publish(topics.keys(edge), statement)
-        for receipt in landed.receipts:
+        self._send_receipts(landed.receipts)
+        for arrival in group:
+            arrival.acknowledge()
+        if any(landed.heard.values()):
+            self._send_orders(landed.heard)
+        self._send_rosters(landed.heard)
+        for edge in landed.left:
+            log.info("a device has retired: all it held is here", edge=edge.hex())
+        if landed.batches or landed.heartbeats:
+            self._derive_at = min(self._derive_at, time.monotonic())
+        self._untold.update(_plain(landed.rejected))
+
+    def _look_round(self) -> None:
+        """Carries out what people have decided of devices, here or in another process."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_ROUND_EVERY_S
+        self._send_orders({})
+        try:
+            with self._engine.begin() as conn:
+                landed = self._landing.land_admitted(conn)
+        except Exception as error:
+            if _is_transient(error):
+                log.warning("what was admitted: the database failed", error=_line(error))
+            else:
+                log.exception("what was admitted could not be taken in")
+            self._look_at = now + LONGEST_BACK_OFF_S
+            return
+        self._send_receipts(landed.receipts)
+        if landed.batches:
+            log.info("admitted", batches=landed.batches, entries=landed.entries)
+            self._derive_at = min(self._derive_at, time.monotonic())
+            self._look_at = now
+        self._untold.update(_plain(landed.rejected))
+
+    def _send_orders(self, heard: Mapping[bytes, bool]) -> None:
+        try:
+            for edge, payload in self._orders.due(heard):
+                self._network.publish(topics.order(edge), payload)
+        except Exception as error:
+            if _is_transient(error):
+                log.warning("no orders were sent", error=_line(error))
+            else:
+                log.exception("no orders were sent")
+
+    def _send_receipts(self, receipts: Sequence[Receipt]) -> None:
+        for receipt in receipts:
             self._network.publish(
                 topics.receipt(receipt.edge),
                 self._keyring.sign.sign(MessageType.RECEIPT, receipt.encode()),
             )
-        for arrival in group:
-            arrival.acknowledge()
-        self._send_rosters(landed.heard)
-        if landed.batches or landed.heartbeats:
-            self._derive_at = min(self._derive_at, time.monotonic())
-        self._untold.update(_plain(landed.rejected))
 
     def _send_rosters(self, heard: Mapping[bytes, bool]) -> None:
         """Tells devices whom to greet; a failure costs them a colour and nothing else."""
@@ -257,15 +304,9 @@ class Ingest:
                 self._tell_rejected()
                 return Landed()
             half = len(messages) // 2
-            first, second = self._land(messages[:half]), self._land(messages[half:])
-            return Landed(
-                first.receipts + second.receipts,
-                first.entries + second.entries,
-                first.batches + second.batches,
-                first.heartbeats + second.heartbeats,
-                first.rejected + second.rejected,
-                first.heard | second.heard,
-            )
+            landed = self._land(messages[:half])
+            landed.add(self._land(messages[half:]))
+            return landed
 
     def _derive_if_due(self) -> None:
         """Derives once nothing waits, or when that has not been the case for a while.

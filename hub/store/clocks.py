@@ -107,6 +107,7 @@ def not_before(conn: Connection, epoch_ids: Iterable[int]) -> Mapping[int, int |
             e.epoch_id == parent.c.id,
             e.seq <= s.epochs.c.parent_seq,
             e.trusted,
+            ~s.batches.c.held,
             is_believed(e.wall_ms, s.batches.c.received_ms),
         )
         .order_by(e.seq.desc())
@@ -120,6 +121,7 @@ def not_before(conn: Connection, epoch_ids: Iterable[int]) -> Mapping[int, int |
             h.epoch == parent.c.epoch,
             h.head_seq <= s.epochs.c.parent_seq,
             h.trusted,
+            ~h.held,
             is_believed(h.wall_ms, h.received_ms),
         )
         .order_by(h.boottime_ms.desc())
@@ -162,7 +164,7 @@ def _samples_between(spans: Iterable[tuple[Boot, tuple[int, int]]]) -> Any:
     # An opening counts from the first batch on, which is what has it looked at.
     first_received = (
         select(func.min(s.batches.c.received_ms))
-        .where(s.batches.c.epoch_id == s.epochs.c.id)
+        .where(s.batches.c.epoch_id == s.epochs.c.id, ~s.batches.c.held)
         .scalar_subquery()
     )
     e, h = s.entries.c, s.heartbeats.c
@@ -171,14 +173,14 @@ def _samples_between(spans: Iterable[tuple[Boot, tuple[int, int]]]) -> Any:
         .join(s.epochs, of_boot)
         .join(s.entries, e.epoch_id == s.epochs.c.id)
         .join(s.batches, s.batches.c.id == e.batch_id)
-        .where(e.trusted, is_believed(e.wall_ms, s.batches.c.received_ms)),
+        .where(e.trusted, ~s.batches.c.held, is_believed(e.wall_ms, s.batches.c.received_ms)),
         select(span, h.boottime_ms, h.wall_ms)
         .join(s.epochs, of_boot)
         # "+ 0": later SQLite would otherwise begin with all heartbeats ever.
         .join(
             s.heartbeats, and_(h.device_id == s.epochs.c.device_id + 0, h.epoch == s.epochs.c.epoch)
         )
-        .where(h.trusted, is_believed(h.wall_ms, h.received_ms)),
+        .where(h.trusted, ~h.held, is_believed(h.wall_ms, h.received_ms)),
         select(span, s.epochs.c.opened_boottime_ms, s.epochs.c.opened_wall_ms)
         .join(s.epochs, of_boot)
         .where(

@@ -17,7 +17,7 @@ import json
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -30,6 +30,7 @@ from sqlalchemy import (
     Select,
     Table,
     and_,
+    exists,
     func,
     literal,
     or_,
@@ -52,7 +53,9 @@ from hub.domain.completeness import (
     Completeness,
     Epoch,
     Hole,
+    Obstacle,
     Parent,
+    Settlement,
     Statement,
     completeness,
     forked_ms,
@@ -65,6 +68,7 @@ from hub.domain.terms import (
     Evidence,
     MeetingKind,
     OrgKind,
+    OtherHistory,
     Outcome,
     Quorum,
     QuorumRule,
@@ -858,20 +862,23 @@ def _covering(conn: Connection, meeting: Row[Any]) -> dict[int, tuple[str, Cover
     p, d = s.placements.c, s.devices.c
     stood: dict[Any, list[Validity]] = defaultdict(list)
     for row in conn.execute(
-        select(d.id, d.public_id, d.name, p.valid_from_ms, p.valid_to_ms)
+        select(d.id, d.public_id, d.name, d.status, d.left_ms, p.valid_from_ms, p.valid_to_ms)
         .join(s.placements, p.device_id == d.id)
         .where(
             p.venue_id == meeting.venue_id,
             # one that was never enrolled has recorded nothing that could be missing
             d.status != DeviceStatus.PENDING,
+            # and one that has left records nothing any more
+            or_(d.status != DeviceStatus.RETIRED, d.left_ms > meeting.opens_ms),
             p.valid_from_ms <= meeting.ends_ms,
+            or_(d.status != DeviceStatus.RETIRED, d.left_ms > p.valid_from_ms),
             or_(p.valid_to_ms.is_(None), p.valid_to_ms > meeting.opens_ms),
         )
         .order_by(d.name, p.valid_from_ms)
     ):
-        stood[row.id, str(row.public_id), row.name].append(
-            Validity(row.valid_from_ms, row.valid_to_ms)
-        )
+        ends = [row.valid_to_ms, row.left_ms if row.status == DeviceStatus.RETIRED else None]
+        until_ms = min((each for each in ends if each is not None), default=None)
+        stood[row.id, str(row.public_id), row.name].append(Validity(row.valid_from_ms, until_ms))
     known = device_completeness(conn, [device_id for device_id, *_ in stood])
     return {
         device_id: (public_id, CoveringDevice(name, known[device_id], tuple(times)))
@@ -882,24 +889,42 @@ def _covering(conn: Connection, meeting: Row[Any]) -> dict[int, tuple[str, Cover
 def device_completeness(conn: Connection, device_ids: Sequence[int]) -> dict[int, Completeness]:
     """Through which time the record of each device is complete. No scope: it names nobody."""
     rows = _epochs(conn, device_ids)
+    standing = _standings(conn, device_ids)
+    withheld = _withheld_from(
+        conn, [key for key, each in standing.items() if each.compromised_ms is not None]
+    )
+    settled = _settled(conn, rows, [key for key, each in standing.items() if each.is_settled])
     opened = _openings(conn, rows)
     epochs: dict[int, list[Epoch]] = defaultdict(list)
     boots: dict[tuple[int, bytes], Boot] = {}
     for row in rows:
+        if withheld.get(row.id) == 1:
+            continue  # nothing of it is believed, and nothing follows from it
         parent = (
             None
             if row.parent_epoch is None
             else Parent(row.parent_epoch, row.parent_seq, row.parent_digest)
         )
         head = max(row.told_head or 0, row.island_head or 0)
+        through, digest = row.through, row.through_digest
+        if row.id in withheld and withheld[row.id] <= through:
+            head = max(head, through)
+            through, digest = withheld[row.id] - 1, None
         epochs[row.device_id].append(
-            Epoch(row.epoch, parent, row.through, row.through_digest, head, opened[row.id])
+            Epoch(row.epoch, parent, through, digest, head, opened[row.id])
         )
         boots[row.device_id, row.epoch] = (row.device_id, row.boot_id)
     statements = _statements(conn, _telling_heartbeats(conn, device_ids), boots)
+    for row in rows:
+        if row.id in withheld:
+            # The last of those that speak of nothing but what counts.
+            before = _held(before_seq=withheld[row.id]).where(s.epochs.c.id == row.id)
+            statements[row.device_id] += _statements(conn, _heartbeats(conn, before), boots)[
+                row.device_id
+            ]
     for device_id in device_ids:
         # The last of an epoch may be of a time in which there was another history already.
-        forked = forked_ms(epochs[device_id])
+        forked = forked_ms(epochs[device_id], settled[device_id])
         for each in tuple(statements[device_id]):
             if each.at_ms is not None and inf > forked.get(each.epoch, inf) <= each.at_ms:
                 before = _held(forked[each.epoch]).where(
@@ -910,15 +935,93 @@ def device_completeness(conn: Connection, device_ids: Sequence[int]) -> dict[int
                 ]
     holes = _holes(conn, device_ids)
     return {
-        device_id: completeness(epochs[device_id], statements[device_id], holes[device_id])
+        device_id: _as_it_stands(
+            completeness(
+                epochs[device_id],
+                statements[device_id],
+                holes[device_id],
+                settled[device_id],
+                _closing(standing[device_id]),
+            ),
+            standing[device_id],
+        )
         for device_id in device_ids
     }
+
+
+def _standings(conn: Connection, device_ids: Sequence[int]) -> dict[int, Row[Any]]:
+    d = s.devices.c
+    rows: Any = conn.execute(
+        select(
+            d.id,
+            d.status,
+            d.closing_epoch,
+            d.closing_seq,
+            d.compromised_ms,
+            exists().where(s.settlements.c.device_id == d.id).label("is_settled"),
+        ).where(d.id.in_(device_ids))
+    )
+    return {row.id: row for row in rows}
+
+
+def _closing(device: Row[Any]) -> tuple[bytes, int] | None:
+    return None if device.closing_epoch is None else (device.closing_epoch, device.closing_seq)
+
+
+def _as_it_stands(known: Completeness, device: Row[Any]) -> Completeness:
+    """What is known of a device, given how it left the fleet, if it did."""
+    if device.status == DeviceStatus.COMPROMISED:
+        return replace(known, obstacle=Obstacle.COMPROMISED, is_closed=False)
+    if device.status == DeviceStatus.RETIRED and device.closing_epoch is None:
+        return replace(known, obstacle=Obstacle.GONE)
+    return replace(known, obstacle=None) if known.is_closed else known
+
+
+def _withheld_from(conn: Connection, device_ids: Sequence[int]) -> dict[int, int]:
+    """By epoch's id: the first of its entries that came in a batch that does not count."""
+    b, n, g = s.batches.c, s.entries.c, s.gaps.c
+    found: dict[int, int] = {}
+    if not device_ids:
+        return found
+    epochs = select(s.epochs.c.id).where(s.epochs.c.device_id.in_(device_ids))
+    for table, first in ((n, n.seq), (g, g.first)):
+        for row in conn.execute(
+            select(table.epoch_id, func.min(first).label("first"))
+            .join(s.batches, b.id == table.batch_id)
+            .where(table.epoch_id.in_(epochs), b.held)
+            .group_by(table.epoch_id)
+        ):
+            found[row.epoch_id] = min(row.first, found.get(row.epoch_id, row.first))
+    return found
+
+
+def _settled(
+    conn: Connection, epochs: Sequence[Row[Any]], device_ids: Sequence[int]
+) -> dict[int, list[Settlement]]:
+    t = s.settlements.c
+    found: dict[int, list[Settlement]] = defaultdict(list)
+    if not device_ids:
+        return found
+    for row in conn.execute(
+        select(s.settlements).where(t.device_id.in_(device_ids)).order_by(t.id)
+    ):
+        known = frozenset(
+            each.epoch
+            for each in epochs
+            if each.device_id == row.device_id and each.id <= row.last_epoch_id
+        )
+        found[row.device_id].append(
+            Settlement(known, row.epoch, OtherHistory(row.other), row.made_ms)
+        )
+    return found
 
 
 def _epochs(conn: Connection, device_ids: Sequence[int]) -> Sequence[Row[Any]]:
     """All real epochs, with the last entry of each that a heartbeat or an island tells of."""
     e, h, i = s.epochs.c, s.heartbeats.c, s.islands.c
-    told = select(func.max(h.head_seq)).where(h.device_id == e.device_id, h.epoch == e.epoch)
+    told = select(func.max(h.head_seq)).where(
+        h.device_id == e.device_id, h.epoch == e.epoch, ~h.held
+    )
     beyond = select(func.max(i.last)).where(i.epoch_id == e.id)
     received = select(func.min(s.batches.c.received_ms)).where(s.batches.c.epoch_id == e.id)
     return conn.execute(
@@ -960,10 +1063,11 @@ def _openings(conn: Connection, epochs: Sequence[Row[Any]]) -> dict[int, int | N
     return opened
 
 
-def _held(before_ms: float = inf) -> Select[Any]:
+def _held(before_ms: float = inf, before_seq: int | None = None) -> Select[Any]:
     """Of each epoch the id of its last heartbeat whose entries are held.
 
-    None whose clock is surely wrong, and none that says that it is of `before_ms` or later.
+    None whose clock is surely wrong, none that says that it is of `before_ms` or later, and none
+    that speaks of entry `before_seq` or a later one.
     """
     e, h = s.epochs.c, s.heartbeats.c
     plausible = is_believed(h.wall_ms, h.received_ms)
@@ -973,6 +1077,8 @@ def _held(before_ms: float = inf) -> Select[Any]:
             h.device_id == e.device_id,
             h.epoch == e.epoch,
             h.head_seq <= e.through,
+            ~h.held,
+            *([] if before_seq is None else [h.head_seq < before_seq]),
             or_(~h.trusted, plausible)
             if before_ms == inf
             else and_(h.trusted, plausible, h.wall_ms < before_ms),
@@ -988,7 +1094,7 @@ def _telling_heartbeats(conn: Connection, device_ids: Sequence[int]) -> Sequence
     h, d = s.heartbeats.c, s.devices.c
     newest = (
         select(h.id)
-        .where(h.device_id == d.id)
+        .where(h.device_id == d.id, ~h.held)
         .order_by(h.received_ms.desc(), h.boottime_ms.desc(), h.head_seq.desc(), h.id.desc())
         .limit(1)
     )

@@ -51,6 +51,7 @@ from hub.domain.terms import (
     MeetingKind,
     Office,
     OrgKind,
+    OtherHistory,
     Outcome,
     Role,
     Verdict,
@@ -233,7 +234,19 @@ devices = Table(
     Column("sign_key", LargeBinary(), nullable=True),
     Column("seal_key", LargeBinary(), nullable=True),
     _ms("enrolled_at_ms", nullable=True),
+    # When it was told to retire; it is ACTIVE until it has handed over what it holds.
+    _ms("retiring_ms", nullable=True),
+    # From when on it records nothing for this hub.
+    _ms("left_ms", nullable=True),
+    # The last entry of all, by its own last word; NULL where it has not said it.
+    Column("closing_epoch", LargeBinary(), nullable=True),
+    Column("closing_seq", BigInteger(), nullable=True),
+    # What came in from it since then is not believed, unless somebody has admitted it.
+    _ms("compromised_ms", nullable=True),
     _one_of("status", DeviceStatus),
+    CheckConstraint("status <> 'RETIRED' OR left_ms IS NOT NULL", name="retired"),
+    CheckConstraint("status <> 'COMPROMISED' OR compromised_ms IS NOT NULL", name="compromised"),
+    CheckConstraint("(closing_epoch IS NULL) = (closing_seq IS NULL)", name="closing"),
     CheckConstraint("status <> 'ACTIVE' OR sign_key IS NOT NULL", name="active_has_key"),
     CheckConstraint("length(sign_key) = 32", name="sign_key"),
     CheckConstraint("length(seal_key) = 32", name="seal_key"),
@@ -268,6 +281,39 @@ certificates = Table(
     _ms("issued_ms"),
     _ms("expires_ms"),
     UniqueConstraint("device_id", "nonce"),
+)
+
+# What a person answers for of a device that is not believed any more: all that came in from
+# `from_ms` until before `to_ms`, by the hub's clock.
+admissions = Table(
+    "admissions",
+    metadata,
+    _key(),
+    _ref("device_id", "devices.id", index=True),
+    _ms("from_ms"),
+    _ms("to_ms"),
+    Column("reason", Text(), nullable=False),
+    # The author's name as it was then; the audit says more.
+    Column("author", Text(), nullable=False),
+    _ms("made_ms"),
+    CheckConstraint("from_ms < to_ms", name="span"),
+)
+
+# A fork of a device's record that a person has looked into: what was known of the device then has
+# one history, as far as anybody can say, which goes on after `epoch`.
+settlements = Table(
+    "settlements",
+    metadata,
+    _key(),
+    _ref("device_id", "devices.id", index=True),
+    Column("other", Text(), nullable=False),
+    _ref("last_epoch_id", "epochs.id"),
+    Column("epoch", LargeBinary(), nullable=False),
+    Column("reason", Text(), nullable=False),
+    Column("author", Text(), nullable=False),
+    _ms("made_ms"),
+    _one_of("other", OtherHistory),
+    CheckConstraint("length(epoch) = 16", name="epoch"),
 )
 
 placements = Table(
@@ -432,6 +478,8 @@ batches = Table(
     Column("transport", Text(), nullable=False),
     # False until `hub.derive` has taken it; set in the transaction of its effects.
     Column("derived", Boolean(), nullable=False, server_default=false()),
+    # Of a compromised device, come in since then, and admitted by nobody: it counts for nothing.
+    Column("held", Boolean(), nullable=False, server_default=false()),
     CheckConstraint("transport IN ('mqtt', 'usb')", name="transport"),
     Index(None, "epoch_id", "first"),
     Index(
@@ -552,8 +600,12 @@ heartbeats = Table(
     Column("readers", Text(), nullable=False),
     Column("signed", LargeBinary(), nullable=False),
     _ms("received_ms"),
+    # The device is retired, and this is its last word.
+    Column("closing", Boolean(), nullable=False, server_default=false()),
     # False until `hub.derive` has looked whether its clock dates anything.
     Column("derived", Boolean(), nullable=False, server_default=false()),
+    # As `batches.held`.
+    Column("held", Boolean(), nullable=False, server_default=false()),
     UniqueConstraint("device_id", "epoch", "boottime_ms", "head_seq"),
     Index(None, "device_id", "received_ms"),
     Index(None, "device_id", "epoch", "head_seq"),
@@ -564,6 +616,27 @@ heartbeats = Table(
         postgresql_where=text("NOT derived"),
     ),
     CheckConstraint("length(epoch) = 16", name="epoch"),
+)
+
+# Verified batches of devices that have left the fleet: byte for byte, without a receipt, and
+# counted by nobody until somebody admits them. They then become facts, and the row goes.
+held_messages = Table(
+    "held_messages",
+    metadata,
+    _key(),
+    _ref("device_id", "devices.id"),
+    Column("topic", Text(), nullable=False),
+    Column("payload", LargeBinary(), nullable=False),
+    Column("sha256", LargeBinary(), nullable=False),
+    Column("transport", Text(), nullable=False),
+    _ms("received_ms"),
+    # How many entries it brings.
+    Column("entries", BigInteger(), nullable=False),
+    # Why it became no fact when it was admitted.
+    Column("problem", Text(), nullable=True),
+    UniqueConstraint("device_id", "sha256"),
+    Index(None, "device_id", "received_ms"),
+    CheckConstraint("transport IN ('mqtt', 'usb')", name="transport"),
 )
 
 rejections = Table(

@@ -51,7 +51,7 @@ class FakeEdge:
         scratch.reopen()
         return scratch
 
-    def reopen(self, boot: bytes | None = None) -> None:
+    def reopen(self, boot: bytes | None = None, wall_ms: int = 1_777_000_000_000) -> None:
         """Begins a new epoch, whose parent is where the last one ended."""
         if getattr(self, "entries", None):
             self.parent = Parent(self.epoch, len(self.entries), self.digests[-1])
@@ -62,7 +62,7 @@ class FakeEdge:
             edge=self.edge,
             epoch=self.epoch,
             boot=boot or getattr(self, "boot", None) or secrets.token_bytes(16),
-            opened=Stamp(1000, 1_777_000_000_000, trusted=True),
+            opened=Stamp(wall_ms - 1_776_999_999_000, wall_ms, trusted=True),
             parent=self.parent,
             software="fake",
             hub_key=key_id(self.hub.seal),
@@ -87,6 +87,8 @@ class FakeEdge:
                 sign_key=self.key.public,
                 seal_key=bytes(32),
                 enrolled_at_ms=0,
+                left_ms=0 if status == "RETIRED" else None,
+                compromised_ms=0 if status == "COMPROMISED" else None,
             )
             .returning(s.devices.c.id)
         )
@@ -155,7 +157,7 @@ class FakeEdge:
     def hello(self, *held: tuple[bytes, int, int]) -> bytes:
         return self.key.sign(MessageType.HELLO, Hello(self.header_bytes, held).encode())
 
-    def heartbeat(self, wall_ms: int, *, trusted: bool = True) -> bytes:
+    def heartbeat(self, wall_ms: int, *, trusted: bool = True, closing: bool = False) -> bytes:
         beat = Heartbeat(
             epoch=self.epoch,
             head=len(self.entries),
@@ -163,8 +165,9 @@ class FakeEdge:
             at=Stamp(max(0, wall_ms - 1_776_999_999_000), wall_ms, trusted),
             released=0,
             first_held=1,
-            unreceipted=len(self.entries),
+            unreceipted=0 if closing else len(self.entries),
             readers=(),
+            closing=closing,
         )
         return self.key.sign(MessageType.HEARTBEAT, beat.encode())
 

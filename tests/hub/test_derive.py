@@ -244,6 +244,7 @@ def test_any_order_of_arrival_gives_what_a_rebuild_gives(engine: Engine, seed: i
                 world.heartbeat(device, epoch, 12, beat, minutes(200))
                 run = {"device_id": world.ids[device], "epoch": public_id(epoch).bytes}
                 run |= {"head_seq": 12, "trusted": beat.trusted, "readers": "[]"}
+                run["closing"] = False
                 conn.execute(_WITHIN_A_RUN, run | {"boottime_ms": beat.boottime_ms})
             if chance.random() < 0.6:
                 derive_batch(conn, limit=chance.randint(1, 3))

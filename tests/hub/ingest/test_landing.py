@@ -569,11 +569,14 @@ def test_what_is_not_ours_is_counted_with_its_reason_and_the_rest_goes_on(
 def test_an_inactive_device_is_told_nothing(hub: Hub, keyring: Keyring) -> None:
     for status in ("RETIRED", "COMPROMISED", "PENDING"):
         gone = FakeEdge(keyring.public())
+        gone.tap(uid(1))
         with hub.engine.begin() as conn:
             gone.add_to(conn, status)
         landed = hub.land((gone.topic(), gone.payload()))
-        assert landed.rejected == {Reason.INACTIVE_DEVICE: 1}
+        assert landed.held == (status != "PENDING")
+        assert landed.rejected == ({Reason.INACTIVE_DEVICE: 1} if status == "PENDING" else {})
         assert not landed.receipts
+    assert hub.count(s.entries) == hub.count(s.epochs) == 0
 
 
 def test_the_samples_of_rejected_messages_are_bounded(hub: Hub, edge: FakeEdge) -> None:

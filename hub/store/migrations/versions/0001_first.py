@@ -77,6 +77,21 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.Column("sign_key", sa.LargeBinary(), nullable=True),
         sa.Column("seal_key", sa.LargeBinary(), nullable=True),
         sa.Column("enrolled_at_ms", sa.BigInteger(), nullable=True),
+        sa.Column("retiring_ms", sa.BigInteger(), nullable=True),
+        sa.Column("left_ms", sa.BigInteger(), nullable=True),
+        sa.Column("closing_epoch", sa.LargeBinary(), nullable=True),
+        sa.Column("closing_seq", sa.BigInteger(), nullable=True),
+        sa.Column("compromised_ms", sa.BigInteger(), nullable=True),
+        sa.CheckConstraint(
+            "status <> 'RETIRED' OR left_ms IS NOT NULL", name=op.f("ck_devices_retired")
+        ),
+        sa.CheckConstraint(
+            "status <> 'COMPROMISED' OR compromised_ms IS NOT NULL",
+            name=op.f("ck_devices_compromised"),
+        ),
+        sa.CheckConstraint(
+            "(closing_epoch IS NULL) = (closing_seq IS NULL)", name=op.f("ck_devices_closing")
+        ),
         sa.CheckConstraint(
             "status <> 'ACTIVE' OR sign_key IS NOT NULL", name=op.f("ck_devices_active_has_key")
         ),
@@ -391,7 +406,9 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.Column("readers", sa.Text(), nullable=False),
         sa.Column("signed", sa.LargeBinary(), nullable=False),
         sa.Column("received_ms", sa.BigInteger(), nullable=False),
+        sa.Column("closing", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("derived", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("held", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.CheckConstraint("length(epoch) = 16", name=op.f("ck_heartbeats_epoch")),
         sa.ForeignKeyConstraint(
             ["device_id"], ["devices.id"], name=op.f("fk_heartbeats_device_id")
@@ -424,6 +441,67 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         unique=False,
         sqlite_where=sa.text("NOT derived"),
         postgresql_where=sa.text("NOT derived"),
+    )
+    op.create_table(
+        "admissions",
+        sa.Column("id", KEY, autoincrement=True, nullable=False),
+        sa.Column("device_id", KEY, nullable=False),
+        sa.Column("from_ms", sa.BigInteger(), nullable=False),
+        sa.Column("to_ms", sa.BigInteger(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("author", sa.Text(), nullable=False),
+        sa.Column("made_ms", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("from_ms < to_ms", name=op.f("ck_admissions_span")),
+        sa.ForeignKeyConstraint(
+            ["device_id"], ["devices.id"], name=op.f("fk_admissions_device_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_admissions")),
+    )
+    op.create_index(op.f("ix_admissions_device_id"), "admissions", ["device_id"], unique=False)
+    op.create_table(
+        "settlements",
+        sa.Column("id", KEY, autoincrement=True, nullable=False),
+        sa.Column("device_id", KEY, nullable=False),
+        sa.Column("other", sa.Text(), nullable=False),
+        sa.Column("last_epoch_id", KEY, nullable=False),
+        sa.Column("epoch", sa.LargeBinary(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("author", sa.Text(), nullable=False),
+        sa.Column("made_ms", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("length(epoch) = 16", name=op.f("ck_settlements_epoch")),
+        sa.CheckConstraint("other IN ('IN_HAND', 'LOST')", name=op.f("ck_settlements_other")),
+        sa.ForeignKeyConstraint(
+            ["device_id"], ["devices.id"], name=op.f("fk_settlements_device_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["last_epoch_id"], ["epochs.id"], name=op.f("fk_settlements_last_epoch_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_settlements")),
+    )
+    op.create_index(op.f("ix_settlements_device_id"), "settlements", ["device_id"], unique=False)
+    op.create_table(
+        "held_messages",
+        sa.Column("id", KEY, autoincrement=True, nullable=False),
+        sa.Column("device_id", KEY, nullable=False),
+        sa.Column("topic", sa.Text(), nullable=False),
+        sa.Column("payload", sa.LargeBinary(), nullable=False),
+        sa.Column("sha256", sa.LargeBinary(), nullable=False),
+        sa.Column("transport", sa.Text(), nullable=False),
+        sa.Column("received_ms", sa.BigInteger(), nullable=False),
+        sa.Column("entries", sa.BigInteger(), nullable=False),
+        sa.Column("problem", sa.Text(), nullable=True),
+        sa.CheckConstraint("transport IN ('mqtt', 'usb')", name=op.f("ck_held_messages_transport")),
+        sa.ForeignKeyConstraint(
+            ["device_id"], ["devices.id"], name=op.f("fk_held_messages_device_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_held_messages")),
+        sa.UniqueConstraint("device_id", "sha256", name=op.f("uq_held_messages_device_id_sha256")),
+    )
+    op.create_index(
+        op.f("ix_held_messages_device_id_received_ms"),
+        "held_messages",
+        ["device_id", "received_ms"],
+        unique=False,
     )
     op.create_table(
         "memberships",
@@ -569,6 +647,7 @@ def upgrade() -> None:  # noqa: PLR0915 - the whole schema
         sa.Column("received_ms", sa.BigInteger(), nullable=False),
         sa.Column("transport", sa.Text(), nullable=False),
         sa.Column("derived", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("held", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.CheckConstraint("transport IN ('mqtt', 'usb')", name=op.f("ck_batches_transport")),
         sa.ForeignKeyConstraint(["epoch_id"], ["epochs.id"], name=op.f("fk_batches_epoch_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_batches")),
