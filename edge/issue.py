@@ -48,6 +48,7 @@ HELP: Final = (
     "Hold a card to the reader, or type: lost (a member's card is lost), replace (a new card for"
     " an old one), undo (the last binding), skip (leave what is asked), quit."
 )
+NOT_TAKEN: Final = "One at a time: that card was not taken."
 NEXT: Final = "The next card, or: lost, replace, undo, quit."
 
 T = TypeVar("T")
@@ -115,6 +116,17 @@ class Inputs:
             except queue.Empty:
                 if not all(each.alive() for each in self._readers):
                     raise IssueError("a part of the readers' driver has ended") from None
+
+    def drop_cards(self) -> bool:
+        """Forgets the cards that have come already; whether there were any."""
+        waiting: list[_Event] = []
+        with suppress(queue.Empty):
+            while True:
+                waiting.append(self._events.get_nowait())
+        for each in waiting:
+            if not isinstance(each, Credential):
+                self._events.put(each)
+        return any(isinstance(each, Credential) for each in waiting)
 
     def _take(self, event: ReaderEvent) -> None:
         match event:
@@ -248,7 +260,7 @@ class Station:
             self._say(f"{member} has no card in use.")
         else:
             is_lost = self._yes(f"Is the old card {old} lost?")
-        got = self._card(f"Hold the new card of {member} to the reader.")
+        got = self._card(f"Hold the new card of {member} to the reader.", is_for_one=True)
         if not isinstance(got, Credential):
             raise _Skip
         reading = self._read(got)
@@ -295,7 +307,8 @@ class Station:
     def _one_of(self, batch: Batch, member: Member) -> None:
         got = self._card(
             f"{batch.said} done. Next: {member}. Hold the card to the reader, or type: undo, skip,"
-            " quit."
+            " quit.",
+            is_for_one=True,
         )
         if got == "undo":
             self._undo_of(batch)
@@ -385,7 +398,8 @@ class Station:
         shown: Sequence[Member] = ()
         while True:
             text = self._ask(f"{prompt} Code, name or pinyin:")
-            if text.isdecimal() and text.isascii() and 1 <= int(text) <= len(shown):
+            is_row = text.isdecimal() and text.isascii() and 1 <= int(text) <= len(shown)
+            if is_row and all(each.code != text for each in shown):
                 return shown[int(text) - 1]
             if not text:
                 continue
@@ -435,8 +449,14 @@ class Station:
 
     # --- The person -----------------------------------------------------------------------------
 
-    def _card(self, prompt: str) -> Credential | str:
-        """The next card that is held to a reader, or what is typed instead."""
+    def _card(self, prompt: str, *, is_for_one: bool = False) -> Credential | str:
+        """The next card that is held to a reader, or what is typed instead.
+
+        `is_for_one`: it becomes that of the person whom `prompt` names, so a card counts only that
+        was held there after it.
+        """
+        if is_for_one and self._inputs.drop_cards():
+            self._say(NOT_TAKEN)
         self._say(prompt)
         while True:
             match self._inputs.next():
@@ -457,7 +477,7 @@ class Station:
         while True:
             match self._inputs.next():
                 case Credential():
-                    self._say("One at a time: that card was not taken.")
+                    self._say(NOT_TAKEN)
                 case _Told(words):
                     self._say(words)
                 case _Typed(text):

@@ -25,6 +25,7 @@ from edge.couriers import Appended, JournalEvent, JournalState, Opened, Pruned, 
 from edge.feedback import (
     ALREADY_ACTED,
     ALREADY_RECOGNISED,
+    ALREADY_UNKNOWN,
     OUT_OF_DATE,
     Feedback,
     Notice,
@@ -491,9 +492,7 @@ class Recorder:
             self._commit()
         opened_ms = self._opened_ms(event.boottime_ms)
         if self._debounce.repeats(event.credential, event.boottime_ms, opened_ms):
-            recognised = self._recorded_as(event).outcome is Outcome.RECOGNISED
-            words = ALREADY_RECOGNISED if recognised else ""
-            self._feedback.show(Notice(Outcome.ALREADY, event.reader, words))
+            self._feedback.show(self._repeated_as(event))
         elif self._acted.repeats(event.credential, event.boottime_ms):
             self._feedback.show(Notice(Outcome.ACTED, event.reader, ALREADY_ACTED))
         else:
@@ -563,6 +562,16 @@ class Recorder:
                 return Notice(Outcome.UNKNOWN, card.reader)
             case Known.SILENT:
                 return Notice(Outcome.RECORDED, card.reader)
+
+    def _repeated_as(self, card: CardRead) -> Notice:
+        """The light for a card that was recorded a moment ago: what is to be checked stays so."""
+        match self._recorded_as(card).outcome:
+            case Outcome.UNKNOWN:
+                return Notice(Outcome.UNKNOWN, card.reader, ALREADY_UNKNOWN)
+            case Outcome.RECOGNISED:
+                return Notice(Outcome.ALREADY, card.reader, ALREADY_RECOGNISED)
+            case _:
+                return Notice(Outcome.ALREADY, card.reader)
 
     def _count(self, card: CardRead) -> None:
         opened = self._opened(self._stamp(card.boottime_ms))

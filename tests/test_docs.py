@@ -22,7 +22,7 @@ from sqlalchemy import select
 from edge import cli as edge_cli
 from edge.config import Config
 from edge.config import load as load_edge
-from edge.feedback import ALREADY_RECOGNISED, OUT_OF_DATE, Standing
+from edge.feedback import ALREADY_RECOGNISED, ALREADY_UNKNOWN, OUT_OF_DATE, Standing
 from edge.feedback import Outcome as DoorOutcome
 from edge.readers import Unreadable
 from hub import cli as hub_cli
@@ -266,7 +266,7 @@ def test_no_command_is_described_that_is_not_there() -> None:
 
 
 def door_words() -> Iterator[str]:
-    yield from (ALREADY_RECOGNISED, OUT_OF_DATE)
+    yield from (ALREADY_RECOGNISED, ALREADY_UNKNOWN, OUT_OF_DATE)
     yield from (each.wording for each in DoorOutcome)
     yield from (each.wording for each in Standing)
     yield from (each.wording for each in Unreadable)

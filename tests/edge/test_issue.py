@@ -19,7 +19,8 @@ from edge import desk as asking
 from edge import issue as module
 from edge import request
 from edge.batch import read_list
-from edge.desk import IssueError, read_token
+from edge.desk import Desk as Client
+from edge.desk import IssueError, Reading, read_token
 from edge.issue import issue
 from edge.readers import Down, Unreadable
 from edge.readers.simulated import Plug, Present, Remove, SimulatedReaders, Step, Unplug
@@ -437,6 +438,7 @@ def test_a_list_goes_on_where_it_stopped(desk: Desk) -> None:
         desk.hears("1/3 done. Next: 新二名")
         desk.holds(CARD)
         desk.hears("BOUND, 新一名", "not taken")
+        desk.hears("1/3 done. Next: 新二名")
         desk.holds(OTHER)
         desk.hears("2/3 done. Next: 新三名")
         desk.types("undo")
@@ -448,7 +450,8 @@ def test_a_list_goes_on_where_it_stopped(desk: Desk) -> None:
         desk.types("undo")
         desk.hears("Nothing of this list is done yet")
         assert desk.owners() == {}
-        for card in (OTHER, THIRD, CARD):
+        for number, card in enumerate((OTHER, THIRD, CARD)):
+            desk.hears(f"{number}/3 done. Next")
             desk.holds(card)
             desk.hears("Bound")
         desk.hears("3/3 done: all of the list")
@@ -467,6 +470,7 @@ def test_a_card_that_was_bound_before_the_progress_was_kept_counts(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(IssueError, match="what was bound is"), desk.at_work(list_file=path):
+            desk.hears("0/2 done")
             desk.holds(CARD)
             desk.hears("Bound")
             desk.thread.join(5)
@@ -479,6 +483,32 @@ def test_a_card_that_was_bound_before_the_progress_was_kept_counts(
         desk.hears("was bound before: it stays so")
         desk.hears("0/2 done")
     assert desk.owners() == {"1234": "新一"}
+
+
+def test_a_card_held_there_too_early_is_not_the_next_ones(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = desk.folder / "list.csv"
+    path.write_text("新一\n新二\n", "utf-8")
+    reads, asked, answers = Client.read, threading.Event(), threading.Event()
+
+    def slow(client: Client, card: Credential) -> Reading:
+        asked.set()
+        assert answers.wait(10)
+        return reads(client, card)
+
+    monkeypatch.setattr(Client, "read", slow)
+    with desk.at_work(list_file=path):
+        desk.hears("0/2 done", "新一")
+        desk.holds(CARD)
+        assert asked.wait(10)
+        desk.holds(OTHER)  # nothing happens, so another card is tried for the same person
+        answers.set()
+        desk.hears("that card was not taken")
+        desk.hears("1/2 done", "新二")
+        desk.holds(THIRD)
+        desk.hears("2/2 done")
+    assert desk.owners() == {CARD[-4:]: "新一", THIRD[-4:]: "新二"}
 
 
 def test_a_failure_in_a_list_leaves_the_member_waiting(
