@@ -68,6 +68,8 @@ class Command:
     """A command APDU, ISO/IEC 7816-4 §5.1: at least the header CLA INS P1 P2."""
 
     apdu: bytes
+    of_kind: bool = False
+    """Only a card that has shown that it is of the profile's kind is asked this."""
 
     def __post_init__(self) -> None:
         if len(self.apdu) < 4:

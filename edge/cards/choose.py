@@ -1,8 +1,9 @@
 """The configured profiles as one: which of them a card is read by.
 
 They are asked in their order. The next is asked only while the card has not shown that it is of a
-profile's kind: a card that is, and fails then, is not read by a weaker profile. What is of no kind
-is refused, and told apart: a phone, a card without a number, something else.
+profile's kind: a card that is, and fails then, is not read by a weaker profile, however often it is
+tried. What is of no kind is refused, and told apart: a phone, a card without a number, something
+else.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import assert_never
 
-from edge.cards import CardRefused, CardUnusable, NotThisKind, Profile, Refusal
+from edge.cards import CardRefused, CardUnusable, NotThisKind, Profile, Reading, Refusal
 from edge.cards.classic_sector import classic_sector
 from edge.cards.cpu_file import cpu_file
 from edge.cards.id_card_b import id_card_b
@@ -26,17 +27,47 @@ def profiles_of(plan: Plan) -> Profiles:
     return tuple(_begin(plan, name) for name in plan.profiles)
 
 
-def identify(profiles: Profiles) -> Profile:
-    """Reads a card by the first of `profiles` whose kind it is."""
-    for begin in profiles:
+class Presentation:
+    """One card at a reader, through as many attempts as reading it takes.
+
+    Remembers the profile whose kind the card has shown: at the edge of the field a reader says of
+    the same card that it is nothing of the sort, and tells the UID that it keeps.
+    """
+
+    def __init__(self, profiles: Profiles) -> None:
+        self._profiles = profiles
+        self._shown: Callable[[], Profile] | None = None
+
+    def identify(self) -> Profile:
+        """One attempt: reads the card by the first of the profiles whose kind it is."""
+        if self._shown is not None:
+            try:
+                return (yield from self._noting(self._shown))
+            except NotThisKind as error:
+                raise CardUnusable(f"it was of a kind before, now: {error}") from error
+        for begin in self._profiles:
+            try:
+                return (yield from self._noting(begin))
+            except NotThisKind:
+                continue
+        with suppress(CardUnusable):
+            # A number that is none says best what was held there; one that is one is not kept.
+            yield from uid()
+        raise CardRefused(Refusal.UNKNOWN_KIND)
+
+    def _noting(self, begin: Callable[[], Profile]) -> Profile:
+        profile = begin()
         try:
-            return (yield from begin())
-        except NotThisKind:
-            continue
-    with suppress(CardUnusable):
-        # A number that is none says best what was held there; one that is a number is not kept.
-        yield from uid()
-    raise CardRefused(Refusal.UNKNOWN_KIND)
+            command = next(profile)
+            while True:
+                if command.of_kind:
+                    self._shown = begin
+                command = profile.send((yield command))
+        except StopIteration as finished:
+            reading: Reading = finished.value
+            return reading
+        finally:
+            profile.close()
 
 
 def _begin(plan: Plan, name: ProfileName) -> Callable[[], Profile]:

@@ -116,7 +116,8 @@ def classic_sector(place: Place, key: bytes, which: WhichKey, numbering: str) ->
     yield from _authenticate(place.blocks[0], which)
     data = b""
     for block in place.blocks:
-        response = yield from complete(Command(bytes([0xFF, 0xB0, 0, block, BLOCK_BYTES])))
+        apdu = bytes([0xFF, 0xB0, 0, block, BLOCK_BYTES])
+        response = yield from complete(Command(apdu, of_kind=True))
         if not response.succeeded:
             raise CardUnusable(f"READ BINARY of block {block} gave {response.status}")
         if len(response.data) != BLOCK_BYTES:

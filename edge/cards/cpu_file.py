@@ -7,6 +7,7 @@ The file is public: whoever reads it can write the same into another card (Assur
 authentication with the card's key would prove more; this profile has none.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import date
 from typing import Final
@@ -19,6 +20,7 @@ from edge.cards import (
     Profile,
     Reading,
     Refusal,
+    Response,
     Validity,
     complete,
     said_not_here,
@@ -28,6 +30,7 @@ from protocol.credential import Assurance, InvalidCredentialError, cpu_file_cred
 ISSUER_BYTES: Final = 8
 _DATE_BYTES: Final = 4
 _FIRST_YEAR: Final = 1980
+_READER_SAYS_NO: Final = frozenset({(0x63, 0x00), (0x69, 0x00)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +81,9 @@ class Layout:
 
 def cpu_file(layout: Layout) -> Profile:
     """Reads issuer, serial number and days of validity."""
-    by_name = len(layout.application) > 2
-    head = bytes([0x00, 0xA4, 0x04 if by_name else 0x00, 0x00, len(layout.application)])
-    response = yield from complete(Command(head + layout.application))
-    if said_not_here(response):
-        raise NotThisKind(f"SELECT gave {response.status}")
-    if not response.succeeded:
-        raise CardUnusable(f"SELECT gave {response.status}")
-    read = Command(bytes([0x00, 0xB0, 0x80 | layout.sfi, 0x00, layout.length % 256]))
-    response = yield from complete(read)
+    yield from _select(layout.application)
+    apdu = bytes([0x00, 0xB0, 0x80 | layout.sfi, 0x00, layout.length % 256])
+    response = yield from complete(Command(apdu, of_kind=True))
     if not response.data and (response.sw1, response.sw2) == (0x6A, 0x82):
         raise CardRefused(Refusal.UNKNOWN_KIND)
     if not response.succeeded:
@@ -94,6 +91,21 @@ def cpu_file(layout: Layout) -> Profile:
     if len(response.data) != layout.length:
         raise CardUnusable(f"{len(response.data)} bytes are not the file ({layout.length})")
     return _reading(response.data, layout)
+
+
+def _select(application: bytes) -> Generator[Command, Response, None]:
+    """Asked twice where it is the reader that says no: it does of a card that moves, too."""
+    by_name = len(application) > 2
+    head = bytes([0x00, 0xA4, 0x04 if by_name else 0x00, 0x00, len(application)])
+    for _ in range(2):
+        response = yield from complete(Command(head + application))
+        if response.succeeded:
+            return
+        if not said_not_here(response):
+            raise CardUnusable(f"SELECT gave {response.status}")
+        if (response.sw1, response.sw2) not in _READER_SAYS_NO:
+            break
+    raise NotThisKind(f"SELECT gave {response.status}")
 
 
 def _reading(file: bytes, layout: Layout) -> Reading:

@@ -84,6 +84,10 @@ class Card(Protocol):
     def mark(self) -> bytes:
         """What tells this card from the next; the same as long as the same card lies there."""
 
+    @property
+    def doubtful(self) -> bytes | None:
+        """The number that it tells as its UID where that may be another at the next look."""
+
     def transmit(self, apdu: bytes) -> bytes:
         """The answer to a command, with its status; raises NoAnswer, Garbled, Lost."""
 
@@ -172,6 +176,10 @@ class _CardA:
         random = len(self._uid) == 4 and self._uid[0] == 0x08
         return b"random" if random else b"A" + self._uid
 
+    @property
+    def doubtful(self) -> bytes | None:
+        return None  # one that does not last begins with 08
+
     def transmit(self, apdu: bytes) -> bytes:
         with self._field.calling():
             if apdu[0] == 0xFF:
@@ -253,15 +261,15 @@ def _activated(frontend: Any) -> Any:
 class _ActivatedB:
     """A card of type B that a PN53x has found, activated, and talks ISO-DEP with by itself."""
 
-    mark = b"B"  # some are of another number at each look
+    mark = b"B"  # some are of another number at each look (PUPI, ISO/IEC 14443-3 §7.9.2)
 
     def __init__(self, field: Field, number: bytes) -> None:
         self._field = field
-        self._number = number
+        self.doubtful = number
 
     def transmit(self, apdu: bytes) -> bytes:
         if apdu[0] == 0xFF:
-            return self._number + DONE if apdu[1:4] == b"\xca\x00\x00" else NO_SUCH
+            return self.doubtful + DONE if apdu[1:4] == b"\xca\x00\x00" else NO_SUCH
         answer, more = b"", True
         with self._field.calling():
             data, more = self._field.chip.in_data_exchange(bytearray(apdu), _EXCHANGE_S)
@@ -283,11 +291,11 @@ class _CardB:
         self._field = field
         self._target = target
         self._dep: Any = None
+        self.doubtful = bytes(target.sensb_res[1:5])
 
     def transmit(self, apdu: bytes) -> bytes:
         if apdu[0] == 0xFF:
-            number = bytes(self._target.sensb_res[1:5])
-            return number + DONE if apdu[1:4] == b"\xca\x00\x00" else NO_SUCH
+            return self.doubtful + DONE if apdu[1:4] == b"\xca\x00\x00" else NO_SUCH
         with self._field.calling():
             if self._dep is None:
                 self._dep = _nfc.tag.tt4.Type4BTag(self._field.frontend, self._target)

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from edge.cards import CardRefused, CardUnusable, run
-from edge.cards.choose import Profiles, identify, profiles_of
+from edge.cards.choose import Presentation, Profiles, profiles_of
 from edge.readers import Down, Unreadable
 from edge.readers.lines import Alive, Gone, Read, Seen, ServeReader, Trouble, Unread, Working
 from edge.readers.nfc_chip import Card, Field, Garbled, Lost, NoAnswer
 from edge.readers.worker import say
+from protocol.credential import UID_SCHEME
 
 _PAUSE_S: Final = 0.05
 _SIGN_OF_LIFE_S: Final = 2.0
@@ -104,9 +105,10 @@ def _read(
     Says `Unread` itself before it raises Lost.
     """
     deadline = time.monotonic() + budget_ms / 1000
+    presentation = Presentation(profiles)
     for attempt in itertools.count(1):
         try:
-            return Read.of(generation, run(identify(profiles), card.transmit))
+            reading = run(presentation.identify(), card.transmit)
         except CardRefused as refused:
             return Unread(generation, Unreadable.because(refused.reason), "refused")
         except CardUnusable as unusable:
@@ -118,6 +120,16 @@ def _read(
         except Lost as lost:
             say(Unread(generation, Unreadable.BAD_ANSWER, lost.what))
             raise
+        else:
+            if reading.credential.scheme != UID_SCHEME or card.doubtful is None:
+                return Read.of(generation, reading)
+            # A second look costs as much as the first: only a number that may not last needs it.
+            again = _again(field, generation)
+            if again is None or again.mark != card.mark:
+                return Unread(generation, Unreadable.REMOVED, "gone before a second look")
+            if again.doubtful != card.doubtful:
+                return Unread(generation, Unreadable.RANDOM_NUMBER, "refused")
+            return Read.of(generation, reading)
         again = _again(field, generation)
         if again is None or again.mark != card.mark:
             return Unread(generation, Unreadable.REMOVED, detail)

@@ -22,7 +22,7 @@ from typing import Any, Final, NoReturn
 import smartcard.scard
 
 from edge.cards import CardRefused, CardUnusable, run
-from edge.cards.choose import Profiles, identify, profiles_of
+from edge.cards.choose import Presentation, Profiles, profiles_of
 from edge.readers import Unreadable, pcsc_lamp
 from edge.readers.lines import (
     Alive,
@@ -213,10 +213,11 @@ def _read(
     Says `Unread` itself before it raises PcscError, where the reader or the service went away.
     """
     deadline = time.monotonic() + budget_ms / 1000
+    presentation = Presentation(profiles)
     nonsense = 0
     for attempt in itertools.count(1):
         try:
-            return _attempt(context, name, profiles, slot, state)
+            return _attempt(context, name, presentation, slot, state)
         except CardRefused as refused:
             return Unread(slot.counter, Unreadable.because(refused.reason), "refused")
         except CardUnusable as unusable:
@@ -239,7 +240,7 @@ def _read(
     return Unread(slot.counter, reason, detail)
 
 
-def _attempt(context: int, name: str, profiles: Profiles, slot: Slot, state: int) -> Read:
+def _attempt(context: int, name: str, presentation: Presentation, slot: Slot, state: int) -> Read:
     with _connection(context, name) as (card, protocol):
         # Once connected, a card that leaves makes the handle stale; before, only this tells.
         if _left(context, name, slot, state, within_ms=0):
@@ -252,7 +253,7 @@ def _attempt(context: int, name: str, profiles: Profiles, slot: Slot, state: int
                 raise PcscError(NOT_TRANSACTED, "talking to the card")
             return bytes(answer)
 
-        return Read.of(slot.counter, run(identify(profiles), transmit))
+        return Read.of(slot.counter, run(presentation.identify(), transmit))
 
 
 def _left(context: int, name: str, slot: Slot, state: int, *, within_ms: int) -> bool:

@@ -171,8 +171,9 @@ def test_a_card_missed_by_one_look_is_the_same_card(door: Door) -> None:
         (TypeA(b"\x08abc", random=True), Unreadable.RANDOM_NUMBER),
         (TypeA(bytes(4)), Unreadable.NO_NUMBER),
         (TypeB(bytes(4), iso=False), Unreadable.NO_NUMBER),
+        (TypeB(b"", random=True), Unreadable.RANDOM_NUMBER),
     ],
-    ids=["phone", "zero", "ID card"],
+    ids=["phone", "zero", "ID card", "passport"],
 )
 def test_a_card_that_is_no_identity_is_told_so_once(
     door: Door, card: TypeA | TypeB, reason: Unreadable
@@ -208,8 +209,20 @@ def test_the_file_of_a_cpu_card_is_read(chip: Pn532) -> None:
         door.until_numbers("00010203040506070809")
         chip.present(LI)
         door.until_unreadable(Unreadable.UNKNOWN_KIND)
-        chip.present(TypeB(bytes.fromhex("01020304"), with_file))
+        chip.present(TypeB(b"", with_file, random=True))  # of its PUPI nothing is taken
         door.until_numbers("00010203040506070809", "00010203040506070809")
+
+
+def test_a_card_that_has_shown_its_kind_is_not_read_by_its_uid(chip: Pn532) -> None:
+    """At the edge of the field: the file fails, then the reader knows of no application."""
+    answers = iter([b"\x90\x00", b"\x6f\x00"])
+    with door_on(chip, Plan((ProfileName.CPU_FILE, ProfileName.UID))) as door:
+        chip.present(other_card(lambda _: next(answers, b"\x63\x00")))
+        door.until_unreadable(Unreadable.BAD_ANSWER)
+        assert door.log.numbers() == []
+        # Taken away and held again it is a card like another.
+        chip.present(CPU_CARD)
+        door.until_numbers("00010203040506070809")
 
 
 @pytest.mark.parametrize("ats", ["01", "0202", "0372F0", "03426F", "0378FF", "0F78807002C0FFEE"])

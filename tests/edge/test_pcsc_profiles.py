@@ -14,7 +14,8 @@ from edge.readers.pcsc import PcscReaders
 from protocol.credential import Assurance, Credential
 from tests.contracts.readers import EventLog, check_contract
 from tests.rig import Card, Pcscd, UidCard, VirtualReader, private_dir
-from tests.rig.smartcards import ClassicCard, CpuCard, IdCardB, Phone
+from tests.rig.cards import GET_UID
+from tests.rig.smartcards import FAILED, OK, ClassicCard, CpuCard, IdCardB, Phone
 
 pytestmark = pytest.mark.servers
 
@@ -122,6 +123,41 @@ def test_a_card_pulled_at_any_command_is_no_identity_and_the_next_is_read() -> N
             log.wait_for(lambda _, n=before: len(outcomes(log)) > n + 1)
             field.remove()
             assert outcomes(log)[before:] == [Unreadable.REMOVED, CPU]
+
+
+class Scripted:
+    """Answers by a script, then as a reader does for a card at the edge of its field: it says 6300
+    of all, and tells the UID that it keeps.
+    """
+
+    def __init__(self, card: CpuCard | ClassicCard, *script: bytes) -> None:
+        self.atr = card.atr
+        self.uid = card.uid
+        self.script = list(script)
+
+    def answer(self, apdu: bytes) -> bytes | None:
+        if apdu == GET_UID:
+            return self.uid + OK
+        return self.script.pop(0) if self.script else FAILED
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        (ProfileName.CPU_FILE, Scripted(CpuCard(), OK, b"\x6f\x00")),
+        (ProfileName.CPU_FILE, Scripted(CpuCard(), FAILED, OK, FAILED)),
+        (ProfileName.CLASSIC_SECTOR, Scripted(ClassicCard(), OK, OK, FAILED)),
+    ],
+    ids=["file", "asked twice", "sector"],
+)
+def test_a_card_that_has_shown_its_kind_is_not_read_by_its_uid(
+    name: ProfileName, card: Scripted
+) -> None:
+    with door(name, ProfileName.UID) as (field, log):
+        field.present(card)
+        log.wait_for(lambda _: len(outcomes(log)) > 0)
+        assert card.script == []
+        assert outcomes(log) == [Unreadable.BAD_ANSWER]
 
 
 def test_the_key_stands_on_no_command_line() -> None:

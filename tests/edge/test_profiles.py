@@ -25,7 +25,7 @@ from edge.cards import (
     complete,
     run,
 )
-from edge.cards.choose import identify, profiles_of
+from edge.cards.choose import Presentation, profiles_of
 from edge.cards.classic_sector import Content, Place, WhichKey, classic_sector
 from edge.cards.cpu_file import Layout, cpu_file
 from edge.cards.id_card_b import id_card_b
@@ -81,7 +81,7 @@ def plan(*names: str) -> Plan:
 
 def door(*names: str) -> Callable[[], Profile]:
     profiles = profiles_of(plan(*names))
-    return lambda: identify(profiles)
+    return lambda: Presentation(profiles).identify()
 
 
 def sector(place: Place = PLACE, which: WhichKey = WhichKey.A) -> Profile:
@@ -113,8 +113,20 @@ def test_an_application_by_its_name_and_a_file_of_another_layout() -> None:
 
 @pytest.mark.parametrize("status", ["6A82", "6D00", "6E00", "6A81", "6300", "6700", "6A86", "6900"])
 def test_without_the_application_it_is_another_kind(status: str) -> None:
+    said = bytes.fromhex(status)
     with pytest.raises(NotThisKind):
-        run(cpu_file(Layout()), Reader(CpuCard(), {0: bytes.fromhex(status)}))
+        run(cpu_file(Layout()), Reader(CpuCard(), {0: said, 1: said}))
+
+
+def test_a_reader_that_says_no_is_asked_again() -> None:
+    for said in (b"\x63\x00", b"\x69\x00"):
+        reader = Reader(CpuCard(), {0: said})
+        assert run(cpu_file(Layout()), reader) == CPU
+        assert reader.asked == ["00A40000021001", "00A40000021001", "00B095001E"]
+    # A card that says it of itself is believed.
+    with pytest.raises(NotThisKind):
+        run(cpu_file(Layout()), reader := Reader(CpuCard(applications={})))
+    assert len(reader.asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -443,6 +455,45 @@ def test_a_card_of_a_kind_that_fails_is_read_by_no_weaker_profile(card: Card) ->
         with pytest.raises(CardUnusable):
             run(ALL(), reader := Reader(card, {at: bytes.fromhex(answer)}))
         assert len(reader.asked) == at + 1
+
+
+@pytest.mark.parametrize("card", [CpuCard(), ClassicCard()])
+@pytest.mark.parametrize("fails", [b"\x6f\x00", None], ids=["bad answer", "transport"])
+@pytest.mark.parametrize("then", ["6300", "6900", "6A82", "6A81", "6D00"])
+def test_nor_is_it_at_the_next_attempt(card: Card, fails: bytes | None, then: str) -> None:
+    """Its reader says it is nothing of the sort, and tells the UID that it keeps."""
+    names = ("id-card-b", "cpu-file", "classic-sector", "uid")
+    whole = Reader(card)
+    run(door(*names)(), whole)
+    last = len(whole.asked) - 1
+    presentation = Presentation(profiles_of(plan(*names)))
+
+    def first(apdu: bytes) -> bytes:
+        if apdu.hex().upper() != whole.asked[last]:
+            return whole(apdu)
+        if fails is None:
+            raise PulledError
+        return fails
+
+    def at_the_edge(apdu: bytes) -> bytes:
+        return b"\x1a\x2b\x3c\x4d" + OK if apdu == GET_UID else bytes.fromhex(then)
+
+    with pytest.raises((CardUnusable, PulledError)):
+        run(presentation.identify(), first)
+    for _ in range(3):
+        with pytest.raises(CardUnusable):
+            run(presentation.identify(), at_the_edge)
+    assert run(presentation.identify(), Reader(card)).assurance is Assurance.DATA
+
+
+def test_what_a_card_has_not_shown_is_not_held_against_it() -> None:
+    presentation = Presentation(profiles_of(plan("cpu-file", "classic-sector", "uid")))
+    with pytest.raises(CardUnusable):  # its UID comes garbled
+        run(
+            presentation.identify(), Reader(UidCard(bytes(4)), dict.fromkeys(range(9), b"\x6f\x00"))
+        )
+    card = UidCard(bytes.fromhex("11223344"))
+    assert run(presentation.identify(), Reader(card)).credential.value == "11223344"
 
 
 def test_a_card_of_no_kind_is_refused_also_where_the_reader_has_no_uid() -> None:

@@ -61,6 +61,8 @@ class TypeB:
     pupi: bytes
     answering: Answering = lambda _: b"\x6d\x00"
     iso: bool = True
+    random: bool = False
+    """Another PUPI each time that the field comes on."""
 
 
 @dataclass(slots=True)
@@ -213,7 +215,8 @@ class Pn532:
                 if not isinstance(card, TypeB):
                     return b"\x00"
                 protocol = bytes([0x00, 0x81 if card.iso else 0x80, 0x71])
-                return b"\x01\x01\x50" + card.pupi + bytes(4) + protocol + b"\x01\x00"
+                pupi = os.urandom(4) if card.random else card.pupi
+                return b"\x01\x01\x50" + pupi + bytes(4) + protocol + b"\x01\x00"
             case _:
                 return b"\x00"
 
