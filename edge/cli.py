@@ -32,7 +32,7 @@ from edge.enrol import (
 from edge.issue import issue
 from edge.rehearsal.run import Fault, RehearsalError, Wanted, rehearse
 from edge.request import HubAddress, RequestError
-from edge.store import JournalError, JournalReader
+from edge.store import FILE_NAME, JournalError, JournalReader, salvage_into
 from protocol.credential import Credential, InvalidCredentialError, member_credential
 from protocol.errors import RemoteError
 from protocol.identity import EnrolmentCode, InvalidCodeError
@@ -176,10 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(run=_export)
 
-    journal = command("journal", "Look into the journal; it is never changed.")
-    journal.add_argument("what", choices=["list", "verify"])
-    journal.add_argument("--last", type=_count, metavar="N", help="list: only the last N entries")
-    journal.set_defaults(run=_journal)
+    journal = command("journal", "Look into the journal, or save what a damaged one still holds.")
+    _journal_parser(journal)
 
     doctor = command("doctor", "Say in plain words what is wrong here and what to do.")
     doctor.set_defaults(run=_doctor)
@@ -211,6 +209,31 @@ def _parser() -> argparse.ArgumentParser:
     try_it.add_argument("--verbose", action="store_true", help="show the daemon's log")
     try_it.set_defaults(run=_rehearse)
     return parser
+
+
+def _journal_parser(journal: argparse.ArgumentParser) -> None:
+    parts = journal.add_subparsers(required=True, metavar="WHAT")
+
+    def part(name: str, what: str) -> argparse.ArgumentParser:
+        sub = parts.add_parser(name, help=what, description=what)
+        sub.add_argument("--config", type=Path, default=argparse.SUPPRESS, help="as above")
+        sub.set_defaults(run=_journal, what=name)
+        return sub
+
+    part("list", "Each entry, oldest first.").add_argument(
+        "--last", type=_count, metavar="N", help="only the last N entries"
+    )
+    part("verify", "Hold every entry to its digest; status 1 if anything is wrong.")
+    save = part("salvage", "Take over what can be read of a damaged journal; the hub gets it then.")
+    save.add_argument("damaged", type=Path, metavar="DAMAGED", help="it is only read")
+    save.add_argument(
+        "into",
+        type=Path,
+        nargs="?",
+        metavar="INTO",
+        help="the folder whose journal takes it (default: edge.data), made if need be; no"
+        " shuaka-edge may be running there",
+    )
 
 
 def _count(text: str) -> int:
@@ -397,6 +420,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _journal(options: argparse.Namespace) -> int:
+    if options.what == "salvage":
+        return _salvage(options)
     with closing(JournalReader(_config(options).edge.data)) as reader:
         return _verify(reader) if options.what == "verify" else _list(reader, options.last)
 
@@ -452,6 +477,24 @@ def _verify(reader: JournalReader) -> int:
     count = sum(held.head - held.first + 1 for held in epochs)
     waiting = sum(held.head - max(held.released, held.first - 1) for held in epochs)
     print(f"sound: {count} entries in {len(epochs)} epochs, {waiting} not yet received by the hub")
+    return 0
+
+
+def _salvage(options: argparse.Namespace) -> int:
+    data = _config(options).edge.data
+    identity = load_identity(data)
+    into = options.into or data
+    found = salvage_into(into, options.damaged, None if identity is None else identity[0].edge)
+    print(f"{found.entries} entries of {found.epochs} epochs taken over into {into / FILE_NAME}")
+    if found.foreign:
+        print(
+            f"{found.foreign} epoch(s) are of another enrolment, under whose name alone the hub"
+            " takes them: they stay where they are; keep that file"
+        )
+    if not found.entries:
+        print("nothing was found that is not there already")
+        return 1
+    print("What is missing between them is stated to the hub. Start shuaka-edge: it sends them.")
     return 0
 
 
