@@ -103,6 +103,7 @@ COMMANDS = (
     ["enrol", "--hub", "http://127.0.0.1:1", "--code", CODE],
     ["journal", "list"],
     ["journal", "verify"],
+    ["journal", "salvage", "damaged.db"],
     ["doctor"],
 )
 
@@ -209,6 +210,29 @@ def test_a_journal_that_is_none_is_named_and_kept(cli: Cli) -> None:
     path.unlink()
     path.mkdir()
     cli("journal", "list").refused(str(path))
+
+
+def test_what_a_damaged_journal_still_holds_is_taken_over(cli: Cli, tmp_path: Path) -> None:
+    cli.journal(10)
+    damaged = tmp_path / "damaged.db"
+    (cli.data / "journal.db").rename(damaged)
+    with damaged.open("r+b") as file:
+        file.write(bytes(4096))  # SQLite reads it no more
+    before = damaged.read_bytes()
+    cli("journal", "salvage", str(tmp_path / "none")).refused("none", "No such file")
+    answer = cli("journal", "salvage", str(damaged))
+    assert (answer.status, "11 entries of 1 epochs" in answer.out) == (0, True), answer
+    assert damaged.read_bytes() == before
+    assert "sound: 11 entries in 1 epochs, 11 not yet received" in cli("journal", "verify").out
+    again = cli("journal", "salvage", str(damaged), str(cli.data))
+    assert (again.status, "nothing was found" in again.out) == (1, True)
+    assert cli("journal", "salvage", str(damaged), str(tmp_path / "new")).status == 0
+    assert (tmp_path / "new" / "journal.db").exists()
+    itself = str(cli.data / "journal.db")
+    cli("journal", "salvage", itself).refused("the journal itself")
+    journal = Journal.open(cli.data, OWNER, bytes(16), Stamp(1, 2, trusted=True))
+    cli("journal", "salvage", str(damaged)).refused("another shuaka-edge")
+    journal.close()
 
 
 def test_a_later_journal_is_named(cli: Cli) -> None:
