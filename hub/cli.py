@@ -35,8 +35,8 @@ from hub.auth.grants import revoke_made_by
 from hub.auth.tokens import TokenError, list_tokens, new_token, revoke
 from hub.authority import Authority
 from hub.broker import HUB_PORT, PID_FILE, PORT, BrokerError, Told, arrange, read_anew
-from hub.certificates import admitted
 from hub.carried import import_paths
+from hub.certificates import admitted
 from hub.config import CONFIG_VARIABLE, ConfigError, Settings
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
 from hub.devices import DeviceError, add_device, move_device
@@ -51,12 +51,15 @@ from hub.report import Attendance, Format, render
 from hub.sealed import holders
 from hub.store import queries, schema
 from hub.store.engine import (
+    DatabaseServedError,
     DatabaseTooNewError,
     is_current,
     migrate,
     open_engine,
     reading,
     revision,
+    serving,
+    unserved,
 )
 from hub.store.policies import Policies
 from hub.store.scope import EVERYTHING
@@ -303,7 +306,7 @@ def serve(config: Config = None) -> None:
         ],
         logger_factory=lambda *_: structlog.PrintLogger(cast("TextIO", _Stderr())),
     )
-    with _Hub.open(config, migrates=True) as hub:
+    with _Hub.open(config, migrates=True) as hub, serving(hub.engine):
         run(hub.engine, hub.keyring, hub.settings)
 
 
@@ -311,11 +314,34 @@ def serve(config: Config = None) -> None:
 def restored(config: Config = None) -> None:
     """Say that this database was restored from a backup; do it before `serve` starts again.
 
-    Devices then offer once more what they still hold, and the hub takes what it lacks.
+    Devices then offer once more what they still hold, and the hub takes what it lacks. Refused
+    while `serve` runs, and beside what SQLite had still to write into another database.
     """
-    with _Hub.open(config, migrates=True) as hub, hub.engine.begin() as conn:
-        begin_generation(conn, _now_ms())
+    settings = Settings.load(config)
+    Keyring.load(settings.data)
+    with _database(settings) as engine:
+        try:
+            with unserved(engine):
+                _no_leftovers(engine)
+                with _Hub.open(config, migrates=True) as hub, hub.engine.begin() as conn:
+                    begin_generation(conn, _now_ms())
+        except DatabaseServedError as error:
+            raise UnusableDatabaseError(
+                f"{_name(engine)}: shuaka-hub serve runs on this database; stop it, put the backup"
+                " in place, then say so again"
+            ) from error
     print("A new generation has begun. Start serve: devices offer what they still hold again.")
+
+
+def _no_leftovers(engine: Engine) -> None:
+    """Before SQLite opens the file: it would write another database's pages into this one."""
+    wal = Path(f"{engine.url.database}-wal")
+    if engine.dialect.name == "sqlite" and wal.exists() and wal.stat().st_size:
+        raise UnusableDatabaseError(
+            f"{wal}: lies beside the database. If it is of the one that was here before, move it"
+            f" and {engine.url.database}-shm away. If it came with the backup, run"
+            " shuaka-hub device list, which takes it in. Then say so again"
+        )
 
 
 @app.command()

@@ -4,6 +4,7 @@ Ends on SIGTERM and SIGINT (uvicorn's doing): pages first, then what is being co
 """
 
 import gc
+import signal
 import socket
 import threading
 from pathlib import Path
@@ -84,8 +85,12 @@ def serve(engine: Engine, keyring: Keyring, settings: Settings) -> None:
     if settings.broker_dir:
         tending = engine, authority, Path(settings.broker_dir), stopping
         threading.Thread(target=_tend, args=tending, name="broker", daemon=True).start()
+    server = Server(app, config)
+    # uvicorn raises the signal once more when it has stopped, which would end the process here
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     try:
-        Server(app, config).run([listener])
+        server.run([listener])
     finally:
         stopping.set()
         ingest.stop()

@@ -9,11 +9,15 @@ One URL selects the database: `sqlite:///FILE` or `postgresql://…` (psycopg 3)
 - `migrate(engine)` is all or nothing, safe to run from two processes, and refuses a database that
   a newer version of the code has written.
 - what fails quotes no value of a row: neither parameters nor PostgreSQL's DETAIL.
+- `serving` and `unserved` exclude each other, also between processes, for as long as they last.
 
 It does not create PostgreSQL databases or roles, and it offers no database in memory.
 """
 
+import fcntl
+import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +28,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -33,7 +37,8 @@ BUSY_TIMEOUT_MS: Final = 30_000
 """How long a SQLite connection waits for another's write lock before it gives up."""
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
-_MIGRATION_LOCK: Final = 0x73687561  # an arbitrary key for PostgreSQL's advisory lock
+_MIGRATION_LOCK: Final = 0x73687561  # arbitrary keys for PostgreSQL's advisory locks
+_SERVING_LOCK: Final = 0x73687562
 _READ_OPTION: Final = "shuaka_read"
 
 
@@ -52,6 +57,10 @@ class DatabaseTooNewError(RuntimeError):
         )
         self.found = found
         self.known = known
+
+
+class DatabaseServedError(RuntimeError):
+    """A `serve` works on this database."""
 
 
 def open_engine(url: str) -> Engine:
@@ -78,6 +87,69 @@ def reading(engine: Engine) -> Iterator[Connection]:
     """A connection in a read-only transaction over one snapshot, rolled back at the end."""
     with engine.connect().execution_options(**{_READ_OPTION: True}) as conn:
         yield conn
+
+
+@contextmanager
+def serving(engine: Engine) -> Iterator[None]:
+    """Says that this process serves the database; several may. Waits for an `unserved`.
+
+    On SQLite a lock on a file beside the database, which outlives a database that is exchanged; on
+    PostgreSQL one that every connection of the engine holds, so that it comes back with them.
+    """
+    if engine.dialect.name == "sqlite":
+        with _lock_file(engine) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            yield
+        return
+    event.listen(engine, "connect", _hold_serving_lock)
+    engine.dispose()  # connections from before hold none
+    try:
+        engine.connect().close()
+        yield
+    finally:
+        event.remove(engine, "connect", _hold_serving_lock)
+        engine.dispose()
+
+
+@contextmanager
+def unserved(engine: Engine) -> Iterator[None]:
+    """While it lasts no `serving` begins; on SQLite the database itself is not opened.
+
+    Raises DatabaseServedError where somebody serves it.
+    """
+    if engine.dialect.name == "sqlite":
+        with _lock_file(engine) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise DatabaseServedError from error
+            yield
+        return
+    with engine.connect() as conn:
+        for _ in range(20):  # a connection that was closed a moment ago may hold its lock still
+            if conn.scalar(text(f"SELECT pg_try_advisory_lock({_SERVING_LOCK})")):
+                break
+            time.sleep(0.1)
+        else:
+            raise DatabaseServedError
+        yield
+        conn.exec_driver_sql(f"SELECT pg_advisory_unlock({_SERVING_LOCK})")
+
+
+@contextmanager
+def _lock_file(engine: Engine) -> Iterator[int]:
+    lock = os.open(f"{engine.url.database}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _hold_serving_lock(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"SELECT pg_advisory_lock_shared({_SERVING_LOCK})")
+    cursor.close()
+    connection.commit()  # it is the session's, and stays
 
 
 def migrate(engine: Engine) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from tests.e2e.venue import Venue
 from tests.rig import wait_for
+from tests.rig.product import CommandError
 
 ROUNDS = int(os.environ.get("SHUAKA_KILL_ROUNDS", "5"))
 SEED = int(os.environ.get("SHUAKA_KILL_SEED", "20261124"))
@@ -183,10 +184,12 @@ def test_a_hub_restored_from_a_backup_gets_again_what_it_lost(rig_dir: Path) -> 
             live.execute("VACUUM INTO ?", [str(backup)])
         since = [venue.tap() for _ in range(3)]
         wait_for(lambda: venue.without_receipt() == 0, "receipts after the backup", 40)
-        venue.hub.stop()
+        with pytest.raises(CommandError, match="serve runs"):
+            venue.hub.command("restored")
+        assert venue.hub.stop() == 0
         venue.look_away()
-        for leftover in database.parent.glob("hub.db*"):
-            leftover.unlink()
+        assert not list(database.parent.glob("hub.db-*")), "all is in the database itself"
+        database.unlink()
         backup.rename(database)
         venue.hub.command("restored")
         assert set(venue.at_hub()) == set(kept)

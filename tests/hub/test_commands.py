@@ -107,6 +107,37 @@ def test_only_serve_and_restored_bring_an_older_database_up_to_date(
     hub.ok("device", "list")
 
 
+def test_restored_is_refused_while_the_hub_is_served(hub: Cli) -> None:
+    before = hub.dump()
+    served = engine.open_engine(f"sqlite:///{hub.database}")
+    with engine.serving(served):
+        hub("restored").refused(str(hub.database), "serve", "stop it")
+    assert hub.dump() == before
+    hub.ok("restored")
+    assert hub.dump() != before
+
+
+def test_restored_is_refused_beside_what_belongs_to_another_database(hub: Cli) -> None:
+    backup = hub.folder / "backup.db"
+    with closing(sqlite3.connect(hub.database)) as live:
+        live.execute("VACUUM INTO ?", [str(backup)])
+    with closing(sqlite3.connect(hub.database)) as live:
+        live.execute("UPDATE policies SET source = 'later'")
+        live.commit()
+        wal = Path(f"{hub.database}-wal")
+        left = wal.read_bytes()
+        assert left
+    hub.database.unlink()
+    backup.rename(hub.database)
+    wal.write_bytes(left)
+    whole = hub.database.read_bytes()
+    hub("restored").refused(str(wal), "move it", "-shm")
+    assert (hub.database.read_bytes(), wal.read_bytes()) == (whole, left)
+    wal.unlink()
+    hub.ok("restored")
+    assert not any("later" in line for line in hub.dump())
+
+
 def test_a_device_is_listed_with_the_day_since_when_it_hangs_there(hub: Cli) -> None:
     hub.ok("import", "venues", hub.file("w.csv", f"{VENUES}room,小房间,qu\n"))
     hub.ok("device", "add", "门口", "--venue", "hall")

@@ -14,12 +14,15 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError
 
 from hub.store import schema as s
 from hub.store.engine import (
+    DatabaseServedError,
     DatabaseTooNewError,
     DatabaseUrlError,
     migrate,
     open_engine,
     reading,
     revision,
+    serving,
+    unserved,
 )
 from hub.store.policies import GRACE_MINUTES, TIME_ZONE, Policies
 from hub.store.state import begin_generation, begin_session, generation
@@ -314,3 +317,61 @@ def test_what_fails_quotes_no_card_and_no_name(engine: Engine) -> None:
     told = "".join(traceback.format_exception(failed.value)) + repr(failed.value.orig)
     assert "INSERT INTO credentials" in told
     assert number not in told
+
+
+def test_what_is_served_is_not_restored_and_the_other_way_round(engine: Engine) -> None:
+    url = engine.url.render_as_string(hide_password=False)
+    one, other, restoring = (open_engine(url) for _ in range(3))
+    began = threading.Event()
+
+    def serve() -> None:
+        with serving(one):
+            began.set()
+
+    try:
+        with serving(one), serving(other), pytest.raises(DatabaseServedError), unserved(restoring):
+            pass
+        with serving(other), pytest.raises(DatabaseServedError), unserved(restoring):
+            pass
+        with unserved(restoring):
+            waiting = threading.Thread(target=serve)
+            waiting.start()
+            assert not began.wait(0.5)
+        waiting.join(timeout=10)
+        assert began.is_set()
+    finally:
+        for each in (one, other, restoring):
+            each.dispose()
+
+
+@pytest.mark.servers
+def test_who_serves_says_so_again_when_the_connections_were_lost(postgres: Any) -> None:
+    url = postgres.create_database()
+    one, restoring = open_engine(url), open_engine(url)
+    try:
+        with serving(one):
+            with restoring.connect() as conn:
+                conn.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    )
+                )
+            with reading(one):
+                pass
+            with pytest.raises(DatabaseServedError), unserved(restoring):
+                pass
+    finally:
+        one.dispose()
+        restoring.dispose()
+
+
+def test_an_exchanged_file_is_still_served(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'hub.db'}"
+    one, restoring = open_engine(url), open_engine(url)
+    migrate(one)
+    with serving(one):
+        (tmp_path / "hub.db").rename(tmp_path / "aside.db")
+        with pytest.raises(DatabaseServedError), unserved(restoring):
+            pass
+    one.dispose()
