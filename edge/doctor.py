@@ -73,6 +73,12 @@ def examine(config: Config) -> list[Finding]:
 def _daemon(data: Path) -> Iterator[Finding]:
     if is_recording(data):
         yield Finding(good=True, what="shuaka-edge is running and records")
+    elif not _is_enrolled(data):
+        yield Finding(
+            good=False,
+            what="shuaka-edge is not recording: it cannot before it is enrolled",
+            advice="One that runs waits for that, and then begins by itself.",
+        )
     else:
         yield Finding(
             good=False,
@@ -80,6 +86,13 @@ def _daemon(data: Path) -> Iterator[Finding]:
             advice="Start it with `systemctl start shuaka-edge`; why it ended or waits says"
             " `journalctl -u shuaka-edge -n 50`.",
         )
+
+
+def _is_enrolled(data: Path) -> bool:
+    try:
+        return load_identity(data) is not None
+    except IdentityError:
+        return False
 
 
 def _readers() -> Iterator[Finding]:
@@ -186,7 +199,9 @@ def _storage(data: Path) -> Iterator[Finding]:
         return
     if not data.is_dir():
         yield Finding(
-            good=False, what=f"{data}: there is no such folder yet", advice="`run` creates it."
+            good=False,
+            what=f"{data}: there is no such folder yet",
+            advice="`shuaka-edge enrol` creates it.",
         )
         return
     if not os.access(data, os.W_OK):

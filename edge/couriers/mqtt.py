@@ -170,7 +170,7 @@ class Link:
             except Exception as error:  # noqa: BLE001  the thread's outermost loop
                 now = str(error) or type(error).__name__
             if self._was_connected:
-                delay = 0.5
+                delay, trouble = 0.5, ""
                 self._tell(Disconnected())
             if now != trouble and not self._stopping.is_set():
                 log.warning("broker %s:%d: %s", self._broker.host, self._broker.port, now)
@@ -252,6 +252,7 @@ class Link:
             return
         # only now will the receipts that a hello brings be heard
         self._was_connected = True
+        log.info("broker %s:%d: connected", self._broker.host, self._broker.port)
         self._tell(Connected())
 
     def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:

@@ -147,6 +147,13 @@ def test_the_doctor_names_a_folder_that_is_a_file(cli: Cli) -> None:
     assert "Not a directory" in answer.out
 
 
+def test_the_doctor_sends_nobody_to_start_what_waits_for_its_enrolment(cli: Cli) -> None:
+    told = cli("doctor").out
+    assert "One that runs waits for that, and then begins by itself." in told
+    assert "`shuaka-edge enrol` creates it." in told
+    assert "systemctl start" not in told
+
+
 def test_another_user_is_told_so(cli: Cli) -> None:
     cli.journal()
     cli.data.chmod(0)
