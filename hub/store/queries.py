@@ -327,11 +327,11 @@ def meeting_attendance(
         as_of_ms=now_ms,
         unattended=tuple(unattended),
         overlaps=overlaps(conn, scope, row),
-        why_cancelled=why_cancelled(conn, row.public_id) if row.cancelled else "",
+        why_cancelled=_why_cancelled(conn, row.public_id) if row.cancelled else "",
     )
 
 
-def why_cancelled(conn: Connection, public_id: uuid.UUID) -> str:
+def _why_cancelled(conn: Connection, public_id: uuid.UUID) -> str:
     """The reason that was given when a meeting was last called off; empty if none is known."""
     a = s.audit.c
     details = conn.scalar(
@@ -344,13 +344,14 @@ def why_cancelled(conn: Connection, public_id: uuid.UUID) -> str:
 
 
 def cancelled_meetings(
-    conn: Connection, member_id: int, from_ms: int, to_ms: int
+    conn: Connection, scope: Scope, member_id: int, from_ms: int, to_ms: int
 ) -> list[tuple[MeetingHead, str]]:
     """What was called off of the meetings in a period that expect a member, with the reasons."""
     ms = s.memberships.c
     rows = conn.execute(
         _MEETINGS.where(
             s.meetings.c.cancelled,
+            takes_part(scope),
             s.meetings.c.starts_ms >= from_ms,
             s.meetings.c.starts_ms < to_ms,
             select(ms.id)
@@ -360,7 +361,7 @@ def cancelled_meetings(
         ).order_by(s.meetings.c.starts_ms.desc(), s.meetings.c.id)
     ).all()
     partners = _partners(conn, [row.id for row in rows])
-    return [(_head(row, partners), why_cancelled(conn, row.public_id)) for row in rows]
+    return [(_head(row, partners), _why_cancelled(conn, row.public_id)) for row in rows]
 
 
 def overlaps(conn: Connection, scope: Scope, meeting: Row[Any]) -> tuple[Overlap, ...]:

@@ -734,7 +734,7 @@ def _called_off(
 ) -> list[tuple[dict[str, str], str]]:
     """Meetings of the period or to come that were called off, each with the reason."""
     from_ms, to_ms = min(span[0], now_ms), max(span[1], now_ms + own.AHEAD_MS)
-    found = queries.cancelled_meetings(conn, member_id, from_ms, to_ms)
+    found = queries.cancelled_meetings(conn, EVERYTHING, member_id, from_ms, to_ms)
     return [
         (told.head(head), why)
         for head, why in found

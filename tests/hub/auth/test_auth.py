@@ -737,6 +737,13 @@ def test_the_first_run_makes_one_administrator_and_the_district(engine: Engine) 
     assert (found.role, found.must_change) == ("OPERATOR", False)
     assert (organisation.code, organisation.name) == ("D1", "某区党委")
     assert acts(engine) == ["hub.first_run", "session.begin"]
+    with reading(engine) as conn:
+        first = conn.execute(select(s.audit).where(s.audit.c.what == "hub.first_run")).one()
+    assert (first.actor, first.account_id, first.object_id) == (
+        found.name,
+        found.id,
+        found.public_id,
+    )
 
 
 @pytest.mark.parametrize(

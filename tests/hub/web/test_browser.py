@@ -61,6 +61,25 @@ def watched(context: BrowserContext, complaints: list[str]) -> Page:
     return page
 
 
+@one_database
+def test_on_a_phone_the_navigation_shows_where_one_is(site: Site) -> None:
+    with (
+        serving(site.app) as (url, _),
+        browser(viewport={"width": 360, "height": 740}) as context,
+    ):
+        page = context.new_page()
+        sign_in(page, url, "/")
+        for path in ("/devices", "/"):
+            page.goto(url + path)
+            row = page.locator(".side ul")
+            here = page.locator(".side a[aria-current]").bounding_box()
+            assert here
+            assert here["x"] >= 0
+            # Clear of the fade that says that there is more.
+            assert here["x"] + here["width"] <= 360 - 32
+            assert "gradient" in row.evaluate("each => getComputedStyle(each).maskImage")
+
+
 def sign_in(page: Page, url: str, path: str, login: str = "甲") -> None:
     page.goto(url + path)
     page.get_by_label("登录名").fill(login)

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, delete, func, select
 
 from hub.auth.callers import Caller
 from hub.domain.terms import Role
@@ -71,6 +71,39 @@ def digest_of(page: str) -> str:
 def members(site: Site) -> int:
     with reading(site.engine) as conn:
         return conn.scalar(select(func.count()).select_from(s.members)) or 0
+
+
+def test_where_devices_stand_is_next_only_once_there_is_one(site: Site, operator: Client) -> None:
+    venues = [["会场编号", "会场名称", "组织编号"], ["v8", "村部", "甲"]]
+
+    def following() -> str:
+        send(operator, "venues", sheet(venues))
+        operator.post("/imports/work/take", data={"digest": digest_of(work(operator))})
+        page = work(operator)
+        venues[1][0] += "1"
+        assert "已全部导入" in page
+        return page
+
+    assert "/imports/placements" in following()
+    with site.engine.begin() as conn:
+        for table in (s.epochs, s.placements, s.devices):
+            conn.execute(delete(table))
+    page = following()
+    assert "/imports/placements" not in page
+    assert "接着导入党员卡" in page
+    assert "第一次使用请跳过" in operator.get("/imports").text
+
+
+def test_what_differs_in_each_row_is_not_offered_for_all(operator: Client) -> None:
+    send(operator, "members", sheet([["代号", "名", "支部"], ["m8", "八", "甲"]]))
+    html = work(operator)
+    assert 'name="from-code"' in html
+    assert 'name="all-code"' not in html
+    assert 'name="all-name"' not in html
+    assert 'name="all-from"' in html
+    response = operator.post("/imports/work/columns", data={"from-name": "名"})
+    assert '<a href="#f-from-code">党员编号</a>' in response.text
+    assert "各行都填（可不填）" not in html
 
 
 def test_from_the_template_to_the_result(site: Site, operator: Client) -> None:
