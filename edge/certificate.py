@@ -162,6 +162,7 @@ class Certificates:
         wait = FIRST_WAIT_S
         told = ""
         while not self._stopping.is_set():
+            self._wake.clear()
             try:
                 asked = self._renew_if_due()
                 trouble = ""
@@ -173,7 +174,6 @@ class Certificates:
             if trouble and trouble != told:
                 log.warning("no new certificate: %s", trouble)
             told = trouble
-            self._wake.clear()
             if not asked:
                 wait = FIRST_WAIT_S
                 self._wake.wait(LOOK_EVERY_S)
