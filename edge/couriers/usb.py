@@ -13,12 +13,14 @@ import errno
 import logging
 import os
 import re
+import select
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -123,20 +125,26 @@ class Sticks:
 
     def _run(self) -> None:
         trouble = ""
-        while not self._stopping.wait(LOOK_S):
+        while not self._stopping.is_set():
             try:
-                self._look(time.monotonic())
+                with self._mounts.open("rb", buffering=0) as mounts:
+                    while not self._stopping.is_set():
+                        mounts.seek(0)
+                        self._look(_all_of(mounts), time.monotonic())
+                        trouble = ""
+                        _wait_for_change(mounts)
                 now = ""
             except Exception as error:
                 now = str(error) or type(error).__name__
                 if now != trouble:
                     log.exception("sticks are not looked for now, and will be again")
+                self._stopping.wait(LOOK_S)
             trouble = now
 
-    def _look(self, now: float) -> None:
+    def _look(self, mounts: str, now: float) -> None:
         if self._shown is not None and now >= self._shown_until:
             self._show(None)
-        there = mounted(self._folder, self._mounts.read_text("utf-8", "surrogateescape"))
+        there = mounted(self._folder, mounts)
         for gone in self._known.keys() - set(there):
             if self._known.pop(gone) is not None and self._shown is Standing.STICK_WRITTEN:
                 self._show(None)
@@ -232,6 +240,20 @@ def mounted(folder: Path, mounts: str) -> list[Mounted]:
         if point == folder or folder in point.parents:
             found.append(Mounted(int(fields[0]), point))
     return found
+
+
+def _all_of(mounts: RawIOBase) -> str:
+    pieces = []
+    while piece := mounts.read(PIECE_BYTES):
+        pieces.append(piece)
+    return b"".join(pieces).decode("utf-8", "surrogateescape")
+
+
+def _wait_for_change(mounts: RawIOBase) -> None:
+    """Until something is mounted or unmounted (proc(5)), or it is time to look anyway."""
+    poll = select.poll()
+    poll.register(mounts.fileno(), select.POLLPRI | select.POLLERR)
+    poll.poll(LOOK_S * 1000)
 
 
 def is_marked(point: Path) -> bool:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from hub import derive
 from hub.ingest.landing import Landed, Landing, Message
+from hub.ingest.orders import Orders
 from hub.keys import Keyring
 from hub.store import schema as s
 from hub.store.bulk import chunks
@@ -53,8 +54,12 @@ class Taken:
     batches: int = 0
     """Batches of which something was new, and the entries that were."""
     entries: int = 0
+    held: int = 0
+    """Batches of a device that has left, or is compromised, which wait for a person."""
     rejected: Counter[str] = field(default_factory=Counter)
     """By reason; of `broken_entry` the batch was taken all the same."""
+    left: list[bytes] = field(default_factory=list)
+    """Devices of which the last word came: they have retired."""
     edges: dict[bytes, None] = field(default_factory=dict)
     """Of whom something was taken or known already, in order."""
 
@@ -66,7 +71,8 @@ class Taken:
     @property
     def is_sound(self) -> bool:
         """Whether it is whole and everything in it was taken."""
-        return self.ending is Ending.WHOLE and not self.problem and not self.rejected
+        is_whole = self.ending is Ending.WHOLE and not self.problem
+        return is_whole and not self.rejected and not self.held
 
 
 class FileIngest:
@@ -115,8 +121,11 @@ class FileIngest:
 
     def answers(self) -> Iterator[tuple[bytes, int, bytes]]:
         """For each edge that was heard of: its id, its receipts' number, and the file for it."""
+        heard = dict.fromkeys(self._receipts, True)
+        orders = dict(Orders(self._engine, self._keyring.sign).due(heard))
         for edge, receipts in self._receipts.items():
-            yield edge, len(receipts), answer(self._keyring, edge, list(receipts.values()))
+            file = answer(self._keyring, edge, list(receipts.values()), orders.get(edge))
+            yield edge, len(receipts), file
 
     # ------------------------------------------------------------------
 
@@ -127,6 +136,8 @@ class FileIngest:
         taken.journals += sum(each.channel is Channel.JOURNAL for each in items)
         taken.batches += landed.batches
         taken.entries += landed.entries
+        taken.held += landed.held
+        taken.left += landed.left
         taken.rejected.update({str(reason): n for reason, n in landed.rejected.items()})
         for receipt in landed.receipts:
             taken.edges[receipt.edge] = None
@@ -146,11 +157,7 @@ class FileIngest:
                 return Landed()
         landed = Landed()
         for each in messages:
-            one = self._landed([each], taken)
-            landed.receipts += one.receipts
-            landed.entries += one.entries
-            landed.batches += one.batches
-            landed.rejected += one.rejected
+            landed.add(self._landed([each], taken))
         return landed
 
 
@@ -166,7 +173,9 @@ def _until_it_fails(pieces: Iterable[bytes], taken: Taken) -> Iterator[bytes]:
         taken.problem = f"it cannot be read further: {error.strerror}"
 
 
-def answer(keyring: Keyring, edge: bytes, receipts: Sequence[Receipt]) -> bytes:
+def answer(
+    keyring: Keyring, edge: bytes, receipts: Sequence[Receipt], order: bytes | None = None
+) -> bytes:
     """The file to carry back to `edge`. What the receipts speak of must be committed."""
     items = [
         *(Item(Channel.KEYS, edge, statement) for statement in keyring.statements),
@@ -174,6 +183,7 @@ def answer(keyring: Keyring, edge: bytes, receipts: Sequence[Receipt]) -> bytes:
             Item(Channel.RECEIPT, edge, keyring.sign.sign(MessageType.RECEIPT, each.encode()))
             for each in receipts
         ),
+        *([] if order is None else [Item(Channel.ORDER, edge, order)]),
     ]
     return b"".join([begin(Direction.DOWN), *(each.encode() for each in items), end(len(items))])
 

@@ -6,15 +6,17 @@ is stored once, nothing else ever is, and a receipt speaks only of what is commi
 
 import os
 import random
+import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, update
 
 from hub import carried
 from hub.carried import import_paths
@@ -25,11 +27,12 @@ from hub.keys import Keyring
 from hub.store import schema as s
 from hub.store.engine import open_engine
 from hub.store.state import begin_generation
-from protocol.batch import Receipt, open_receipt
+from protocol.batch import Heartbeat, Receipt, open_receipt
 from protocol.courierfile import Channel, CourierReader, Direction, Ending, Item, begin, end
 from protocol.errors import Reason, RemoteError
-from protocol.fleet import NextKeys
-from protocol.identity import OpeningKey, SigningKey
+from protocol.fleet import Command, NextKeys, Order
+from protocol.identity import MessageType, OpeningKey, SigningKey
+from protocol.journal import Stamp
 from tests.fakes.edge import FakeEdge, uid
 
 NOW = 1_777_000_000_000
@@ -158,6 +161,42 @@ def test_again_and_beside_the_network_each_entry_is_stored_once(hub: Hub) -> Non
     assert receipt.through == 21
 
 
+def test_files_and_network_at_the_same_time_store_each_entry_once(hub: Hub) -> None:
+    """Three at once: two commands with the same files, and what `serve` does."""
+    edges = [tapped(hub.edge(), 30, first=100 * n) for n in range(3)]
+    contents = [written(items_of(edge, 3)) for edge in edges]
+    failed: list[BaseException] = []
+    receipts: list[Receipt] = []
+
+    def guarded(work: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001 - told by the test
+                failed.append(error)
+
+        return run
+
+    def by_network() -> None:
+        for first in range(1, 31, 2):
+            for edge in edges:
+                hub.by_mqtt((edge.topic(), edge.payload(first, first + 1)))
+
+    works = (
+        lambda: receipts.extend(hub.take(*contents)[1]),
+        lambda: receipts.extend(hub.take(*reversed(contents))[1]),
+        by_network,
+    )
+    threads = [threading.Thread(target=guarded(each)) for each in works]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert not failed
+    assert {each.through for each in receipts} == {31}
+    assert hub.uids() == wanted(*(100 * n + m for n in range(3) for m in range(30)))
+
+
 def test_several_edges_and_epochs_in_one_file_and_in_any_order(hub: Hub) -> None:
     one, two = tapped(hub.edge(), 5), tapped(hub.edge(), 5, first=10)
     items = items_of(one) + items_of(two)
@@ -182,7 +221,7 @@ def test_cut_off_at_any_byte_it_gives_what_is_whole(lite: Hub) -> None:
     file, header = written(items), len(begin(Direction.UP))
     ingest = FileIngest(lite.engine, lite.keyring, NOW)
     through = 0
-    for cut in range(header, len(file)):
+    for cut in range(header, len(file), 7):
         taken = ingest.take([file[:cut]])
         assert taken.ending is Ending.TRUNCATED
         assert not taken.rejected
@@ -202,7 +241,7 @@ def test_cut_off_at_any_byte_it_gives_what_is_whole(lite: Hub) -> None:
 
 
 @settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.data())
 def test_whatever_becomes_of_a_file_only_what_the_edge_wrote_is_stored_and_once(
@@ -211,8 +250,10 @@ def test_whatever_becomes_of_a_file_only_what_the_edge_wrote_is_stored_and_once(
     """Bytes flipped, items reordered, doubled, dropped, exchanged between edges."""
     one, two = tapped(lite.edge(), 6), tapped(lite.edge(), 6, first=100)
     items = items_of(one, 2) + items_of(two, 2)
-    items = [items[n] for n in data.draw(st.lists(st.integers(0, len(items) - 1), max_size=20))]
-    if items and data.draw(st.booleans()):
+    order = data.draw(st.lists(st.integers(0, len(items) - 1), max_size=20))
+    items = [items[n] for n in order]
+    swaps = data.draw(st.booleans())
+    if items and swaps:
         at = data.draw(st.integers(0, len(items) - 1))
         items[at] = replace(items[at], edge=two.edge if items[at].edge == one.edge else one.edge)
     file = bytearray(written(items))
@@ -255,13 +296,13 @@ def test_whatever_becomes_of_a_file_only_what_the_edge_wrote_is_stored_and_once(
 
 
 def test_what_is_not_ours_is_counted_and_gets_no_receipt(hub: Hub) -> None:
-    stranger, retired = FakeEdge(hub.keyring.public()), hub.edge("RETIRED")
+    stranger, pending = FakeEdge(hub.keyring.public()), hub.edge("PENDING")
     good = tapped(hub.edge(), 3)
     forged = FakeEdge(hub.keyring.public())
     forged.edge = good.edge
     forged.reopen()
     tapped(forged, 3, first=50)
-    items = items_of(tapped(stranger, 2)) + items_of(retired) + items_of(forged) + items_of(good)
+    items = items_of(tapped(stranger, 2)) + items_of(pending) + items_of(forged) + items_of(good)
     [taken], receipts = hub.take(written(items))
     assert [each.epoch for each in receipts] == [good.epoch]
     assert hub.uids() == wanted(*range(3))
@@ -328,6 +369,37 @@ def test_the_answer_tells_of_the_hubs_changes_of_keys_first(lite: Hub) -> None:
     items = CourierReader(Direction.DOWN).feed(file)
     assert [each.channel for each in items] == [Channel.KEYS, Channel.RECEIPT]
     assert items[0].payload == statement
+
+
+def test_a_device_that_is_to_retire_is_told_so_and_its_last_word_is_heard(hub: Hub) -> None:
+    edge = tapped(hub.edge(), 3)
+    with hub.engine.begin() as conn:
+        mine = s.devices.c.public_id == UUID(bytes=edge.edge)
+        conn.execute(update(s.devices).where(mine).values(retiring_ms=NOW))
+    ingest = FileIngest(hub.engine, hub.keyring, NOW)
+    ingest.take([written(items_of(edge))])
+    [(_, _, file)] = ingest.answers()
+    orders = CourierReader(Direction.DOWN).feed(file)[-1:]
+    assert [each.channel for each in orders] == [Channel.ORDER]
+    order = Order.open(orders[0].payload, hub.keyring.sign.public, edge.edge)
+    assert order.command == Command.RETIRE
+    head = len(edge.entries)
+    last_word = Heartbeat(
+        *(edge.epoch, head, edge.digests[head], Stamp(5, NOW, trusted=True), head, 1, 0, ()),
+        closing=True,
+    )
+    signed = edge.sign_bytes(MessageType.HEARTBEAT, last_word.encode())
+    [taken], _ = hub.take(written([Item(Channel.STATE, edge.edge, signed)]))
+    assert taken.left == [edge.edge]
+    assert any("has retired" in each for each in carried.told(taken, {}))
+
+
+def test_what_a_compromised_device_sends_is_held_and_not_receipted(hub: Hub) -> None:
+    edge = tapped(hub.edge("COMPROMISED"), 3)
+    [taken], receipts = hub.take(written(items_of(edge)))
+    assert (taken.held, taken.entries, receipts) == (1, 0, [])
+    assert not hub.uids()
+    assert any("somebody admits them" in each for each in carried.told(taken, {}))
 
 
 # --- the command's words and files ----------------------------------------------------------------
