@@ -38,6 +38,7 @@ from hub.web import (
     imports,
     issuing,
     language,
+    leaving,
     log,
     meetings,
     objections,
@@ -118,6 +119,7 @@ def create_app(
     app.include_router(issuing.router)  # /cards/desk before /cards/{card}
     app.include_router(taps.router)
     app.include_router(devices.router)
+    app.include_router(leaving.router)
     app.include_router(access.router)
     app.include_router(accounts.router)
     app.include_router(log.router)

@@ -22,6 +22,7 @@ import typer
 from sqlalchemy import Connection, Engine, Row, inspect, select, true
 from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, OperationalError
 
+from hub import leaving
 from hub.audit import Look, Machine, looked, record
 from hub.auth.accounts import (
     AccountError,
@@ -39,9 +40,9 @@ from hub.carried import import_paths
 from hub.certificates import admitted
 from hub.config import CONFIG_VARIABLE, ConfigError, Settings
 from hub.days import FIRST_DAY, LAST_DAY, span_ms
-from hub.devices import DeviceError, add_device, move_device
+from hub.devices import Added, DeviceError, add_device, move_device
 from hub.doctor import examine
-from hub.domain.terms import Role, Term
+from hub.domain.terms import DeviceStatus, OtherHistory, Role, Term
 from hub.fleet import devices
 from hub.imports.plan import import_file
 from hub.imports.rows import MAX_BYTES
@@ -99,6 +100,8 @@ Since = Annotated[
 Replaces = Annotated[
     bool, typer.Option("--replace", help="give up what was said of its place at later times")
 ]
+
+Reason = Annotated[str, typer.Option("--reason", help="why, for the log")]
 
 Member = Annotated[str | None, typer.Option("--member", help="code of the member whose own it is")]
 
@@ -471,6 +474,10 @@ def device_add(
             conn, Machine(), hub.keyring.public().fingerprint(), name, venue, _now_ms()
         )
         zone = _zone(conn)
+    _print_code(hub, added, zone)
+
+
+def _print_code(hub: _Hub, added: Added, zone: ZoneInfo) -> None:
     until = datetime.fromtimestamp(added.expires_ms / 1000, zone)
     print(added.code)
     print(f"At the device, before {until:%Y-%m-%d %H:%M}:", file=sys.stderr)
@@ -517,6 +524,124 @@ def _move(
         move_device(conn, Machine(), name, venue, at_ms, _now_ms(), replaces=replaces)
 
 
+@device_app.command("retire")
+def device_retire(
+    name: Annotated[str, typer.Argument(help="the device's name")],
+    reason: Reason,
+    gone: Annotated[
+        bool, typer.Option("--gone", help="it is lost or broken: it has left now, 遗失退役")
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Retire a device (退役): it records nothing more, hands over what it holds, and has left.
+
+    With --gone it has left at once; what it may still hold keeps its meetings 待定.
+    """
+    with _Hub.open(config) as hub, hub.engine.begin() as conn:
+        device = leaving.device_named(conn, name)
+        act = leaving.give_up if gone else leaving.retire
+        act(conn, Machine(), device.public_id, reason, _now_ms())
+    if not gone:
+        print("The device is told by serve. Leave its power and network on until it has left.")
+
+
+@device_app.command("compromise")
+def device_compromise(
+    name: Annotated[str, typer.Argument(help="the device's name")],
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="such as 2026-01-31T18:00")],
+    reason: Reason,
+    config: Config = None,
+) -> None:
+    """Say that a device or its key is in wrong hands (失密): what came in since counts no more.
+
+    What came before stays. Later arrivals are kept, without a receipt, until admitted.
+    """
+    with _Hub.open(config) as hub, hub.engine.begin() as conn:
+        device = leaving.device_named(conn, name)
+        since_ms = _moment("--since", since, _zone(conn))
+        leaving.compromise(conn, Machine(), device.public_id, since_ms, reason, _now_ms())
+    print("What comes from it is held: see device list, and device admit. Move the device away.")
+
+
+@device_app.command("admit")
+def device_admit(
+    name: Annotated[str, typer.Argument(help="the device's name")],
+    since: Annotated[
+        str, typer.Option("--from", metavar="TIME", help="when the first of it came in")
+    ],
+    until: Annotated[str, typer.Option("--to", metavar="TIME", help="it came in before this time")],
+    reason: Reason,
+    config: Config = None,
+) -> None:
+    """Answer for what came in from a device within a time (核准): it counts, and has receipts."""
+    with _Hub.open(config) as hub, hub.engine.begin() as conn:
+        device = leaving.device_named(conn, name)
+        zone = _zone(conn)
+        number = leaving.admit(
+            conn,
+            Machine(),
+            device.public_id,
+            _moment("--from", since, zone),
+            _moment("--to", until, zone),
+            reason,
+            _now_ms(),
+        )
+    print(f"Admitted: {number} entries; serve takes them in.")
+
+
+@device_app.command("settle")
+def device_settle(
+    name: Annotated[str, typer.Argument(help="the device's name")],
+    other: Annotated[
+        str,
+        typer.Option(
+            "--other", help="what became of the other history: IN_HAND 已全部收到, LOST 已经丢失"
+        ),
+    ],
+    reason: Reason,
+    config: Config = None,
+) -> None:
+    """Settle a device's forked record (处理分叉), once somebody has looked into it."""
+    said = OtherHistory.parse(other) or OtherHistory.parse(other.upper().replace("-", "_"))
+    if said is None:
+        raise typer.BadParameter("--other: should be IN_HAND or LOST")
+    with _Hub.open(config) as hub, hub.engine.begin() as conn:
+        device = leaving.device_named(conn, name)
+        leaving.settle(conn, Machine(), device.public_id, said, reason, _now_ms())
+
+
+@device_app.command("rename")
+def device_rename(
+    name: Annotated[str, typer.Argument(help="the device's name")],
+    to: Annotated[str, typer.Argument(help="what it is called from now on")],
+    reason: Reason,
+    config: Config = None,
+) -> None:
+    """Give a device another name; it is the same device."""
+    with _Hub.open(config) as hub, hub.engine.begin() as conn:
+        device = leaving.device_named(conn, name)
+        leaving.rename(conn, Machine(), device.public_id, to, reason, _now_ms())
+
+
+@device_app.command("renew")
+def device_renew(
+    name: Annotated[str, typer.Argument(help="the device's name")],
+    reason: Reason,
+    config: Config = None,
+) -> None:
+    """Enrol a device again under its name, as another (重新登记); prints its one-time code.
+
+    For one whose storage died, or that is believed no more. What it recorded stays with whom it
+    was, who has left and is called NAME（旧1）.
+    """
+    with _Hub.open(config) as hub, hub.engine.begin() as conn:
+        device = leaving.device_named(conn, name)
+        fingerprint = hub.keyring.public().fingerprint()
+        added = leaving.renew(conn, Machine(), fingerprint, device.public_id, reason, _now_ms())
+        zone = _zone(conn)
+    _print_code(hub, added, zone)
+
+
 @device_app.command("list")
 def device_list(config: Config = None) -> None:
     """List the devices: status, venue and since when, last contact, entries not yet sent, 演练."""
@@ -533,6 +658,13 @@ def device_list(config: Config = None) -> None:
         line = f"{each.name}\t{each.status}\t{venue}\t{since}\t{contact}\t{backlog}"
         if each.rehearsed is not None:
             line += f"\t演练 {_local(each.rehearsed.at_ms, zone)} {each.rehearsed.taps}"
+        if each.leaving.retiring_ms is not None and each.status is DeviceStatus.ACTIVE:
+            line += f"\t正在退役 {_local(each.leaving.retiring_ms, zone)}"
+        if each.leaving.is_forked:
+            line += "\t记录分叉"
+        if (waits := each.leaving.waiting) is not None:
+            span = f"{_local(waits.from_ms, zone)} {_local(waits.to_ms, zone)}"
+            line += f"\t等待核准 {waits.entries} {span}"
         print(line)
 
 

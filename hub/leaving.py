@@ -127,7 +127,8 @@ def admit(
     row, reason = _begin(conn, device, reason)
     if row.status not in {DeviceStatus.COMPROMISED, DeviceStatus.RETIRED}:
         raise _wrong_status(row)
-    if not from_ms < to_ms <= now_ms:
+    to_ms = min(to_ms, now_ms)  # nobody answers for what is yet to come
+    if not from_ms < to_ms:
         raise DeviceError("to", Words("请填写一段已经过去的时间，开始在前，结束在后。"))
     h, b, a = s.held_messages.c, s.batches.c, s.admissions.c
     in_span = h.received_ms >= from_ms, h.received_ms < to_ms

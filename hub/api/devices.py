@@ -11,7 +11,7 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 from hub import devices as service
-from hub import fleet
+from hub import fleet, leaving
 from hub import venues as venue_service
 from hub.api.answers import DONE, LISTED, OF_ONE
 from hub.api.models import In, Moment, Out, Paged, Ref, Time, Told, named
@@ -20,13 +20,14 @@ from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.context import Context, Hub, Joining, api_right
 from hub.devices import Added
-from hub.domain.terms import DeviceStatus
+from hub.domain.terms import DeviceStatus, OtherHistory
 from hub.store.engine import reading
 from hub.store.scope import find_device, find_venue
 from hub.venues import MAX_CODE_CHARS, MAX_NAME_CHARS
 
 Looking = Annotated[Caller, Depends(api_right(Right.DEVICES_VIEW))]
 Changing = Annotated[Caller, Depends(api_right(Right.DEVICES))]
+Trusting = Annotated[Caller, Depends(api_right(Right.TRUST))]
 
 router = APIRouter(prefix="/api/v1", tags=["devices"])
 
@@ -66,6 +67,47 @@ class VenueChange(In):
     organisation: UUID
 
 
+class Reasoned(In):
+    """Something done with a device, and why."""
+
+    reason: str = Field(
+        min_length=1, max_length=leaving.MAX_REASON_CHARS, description="Why, for the log."
+    )
+
+
+class Retirement(Reasoned):
+    """That a device is to leave."""
+
+    gone: bool = Field(
+        False, description="It is lost or broken: it has left now, and may hold what never came in."
+    )
+
+
+class Compromise(Reasoned):
+    """That a device, or its key, is in wrong hands."""
+
+    since: Moment = Field(description="What came in from it before stays.")
+
+
+class Admission(Reasoned):
+    """What came in from a device from a time until before another, by the hub's clock."""
+
+    since: Moment
+    until: Moment
+
+
+class Settlement(Reasoned):
+    """What became of the other history of a device whose record had forked."""
+
+    other: OtherHistory
+
+
+class Renaming(Reasoned):
+    """What a device is called."""
+
+    name: str = Field(min_length=1, max_length=service.MAX_NAME_CHARS)
+
+
 class ReaderOut(Out):
     """A card reader, as the device names it."""
 
@@ -95,6 +137,25 @@ class PlacementOut(Out):
     valid_to: Time | None
 
 
+class WaitingOut(Out):
+    """What came in from a device that has left or is compromised, and waits to be admitted."""
+
+    entries: int
+    first_received: Time
+    last_received: Time
+
+
+class LeavingOut(Out):
+    """How a device leaves the fleet, or left it."""
+
+    retiring_since: Time | None = Field(description="When it was told to retire.")
+    left_at: Time | None
+    gone: bool = Field(description="It left without a last word: it may hold what never came in.")
+    compromised_since: Time | None
+    waiting: WaitingOut | None
+    forked: bool = Field(description="Its record has two histories, and nobody has settled that.")
+
+
 class DeviceStateOut(Out):
     """A device and how it is."""
 
@@ -111,6 +172,7 @@ class DeviceStateOut(Out):
     software: str | None
     complete_through: Time | None
     rehearsal: RehearsalOut | None
+    leaving: LeavingOut
     troubles: list[str] = Field(description="What is wrong, in Chinese, the gravest first.")
 
 
@@ -223,6 +285,67 @@ def place_device(
         return _detail(conn, caller, hub, device)
 
 
+@router.post("/devices/{device}/retirement", responses=DONE)
+def retire_device(caller: Changing, hub: Hub, device: UUID, wanted: Retirement) -> DeviceDetailOut:
+    """Tell it to record nothing more and to hand over what it holds; or, gone, it has left now."""
+    with doing(hub) as conn:
+        find_device(conn, caller.organisation_id, device)
+        act = leaving.give_up if wanted.gone else leaving.retire
+        act(conn, caller, device, wanted.reason, hub.clock())
+        return _detail(conn, caller, hub, device)
+
+
+@router.post("/devices/{device}/compromise", responses=DONE)
+def declare_device_compromised(
+    caller: Trusting, hub: Hub, device: UUID, wanted: Compromise
+) -> DeviceDetailOut:
+    """What came in from it since then counts no more; later arrivals are held until admitted."""
+    with doing(hub) as conn:
+        find_device(conn, caller.organisation_id, device)
+        leaving.compromise(conn, caller, device, ms(wanted.since), wanted.reason, hub.clock())
+        return _detail(conn, caller, hub, device)
+
+
+@router.post("/devices/{device}/admissions", responses=DONE)
+def admit_from_device(
+    caller: Trusting, hub: Hub, device: UUID, wanted: Admission
+) -> DeviceDetailOut:
+    """Let count what came in from it within a time; 409 where nothing waits there."""
+    with doing(hub) as conn:
+        find_device(conn, caller.organisation_id, device)
+        since_ms, until_ms = ms(wanted.since), ms(wanted.until)
+        leaving.admit(conn, caller, device, since_ms, until_ms, wanted.reason, hub.clock())
+        return _detail(conn, caller, hub, device)
+
+
+@router.post("/devices/{device}/settlement", responses=DONE)
+def settle_device(caller: Changing, hub: Hub, device: UUID, wanted: Settlement) -> DeviceDetailOut:
+    """Its record had forked, and somebody has looked into it; all taps count, as before."""
+    with doing(hub) as conn:
+        find_device(conn, caller.organisation_id, device)
+        leaving.settle(conn, caller, device, wanted.other, wanted.reason, hub.clock())
+        return _detail(conn, caller, hub, device)
+
+
+@router.put("/devices/{device}/name", responses=DONE)
+def rename_device(caller: Changing, hub: Hub, device: UUID, wanted: Renaming) -> DeviceDetailOut:
+    """Another name for the same device."""
+    with doing(hub) as conn:
+        find_device(conn, caller.organisation_id, device)
+        leaving.rename(conn, caller, device, wanted.name, wanted.reason, hub.clock())
+        return _detail(conn, caller, hub, device)
+
+
+@router.post("/devices/{device}/renewal", responses=DONE, status_code=201)
+def renew_device(caller: Changing, hub: Hub, device: UUID, wanted: Reasoned) -> CodeOut:
+    """Another device of its name, to be enrolled; what it recorded stays with whom it was."""
+    with doing(hub) as conn:
+        find_device(conn, caller.organisation_id, device)
+        fingerprint = _joining(hub).fingerprint
+        added = leaving.renew(conn, caller, fingerprint, device, wanted.reason, hub.clock())
+    return _code(added, hub)
+
+
 # --- Venues ---------------------------------------------------------------------------------------
 
 
@@ -287,7 +410,26 @@ def _state(each: fleet.Device, told: Told) -> DeviceStateOut:
         rehearsal=None
         if each.rehearsed is None
         else RehearsalOut(at=told.time(each.rehearsed.at_ms), taps=each.rehearsed.taps),
+        leaving=_leaving(each.leaving, told),
         troubles=[str(words) for words in each.troubles],
+    )
+
+
+def _leaving(each: fleet.Leaving, told: Told) -> LeavingOut:
+    waits = each.waiting
+    return LeavingOut(
+        retiring_since=told.maybe(each.retiring_ms),
+        left_at=told.maybe(each.left_ms),
+        gone=each.is_gone,
+        compromised_since=told.maybe(each.compromised_ms),
+        waiting=None
+        if waits is None
+        else WaitingOut(
+            entries=waits.entries,
+            first_received=told.time(waits.from_ms),
+            last_received=told.time(waits.to_ms),
+        ),
+        forked=each.is_forked,
     )
 
 

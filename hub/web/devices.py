@@ -4,7 +4,7 @@ An enrolment code is in the one answer to the form that asked for it, and nowher
 address, not in a cookie. Sent again, the form makes another code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_address
@@ -64,6 +64,8 @@ class DeviceView:
     troubles: tuple[Words, ...]
     is_waiting: bool
     code_until: str | None
+    left: tuple[tuple[Words, str], ...]
+    """How it leaves the fleet, or left it: labels and times."""
 
 
 @router.get("/devices")
@@ -108,7 +110,7 @@ def add(
             added = add_device(conn, caller, joining.fingerprint, name, place_at.code, now_ms)
     except DeviceError as error:
         return _new(caller, hub, {"name": name, "venue": venue}, {error.field: error})
-    return _code(request, caller, hub, added)
+    return code_page(request, caller, hub, added)
 
 
 @router.get("/devices/{device}")
@@ -131,7 +133,7 @@ def another_code(request: Request, caller: Changing, hub: Hub, device: UUID) -> 
             added = new_code(conn, caller, joining.fingerprint, row, hub.clock())
         except DeviceError as error:
             return done(f"/devices/{device}", error, "warn")
-    return _code(request, caller, hub, added)
+    return code_page(request, caller, hub, added)
 
 
 @router.post("/devices/{device}/place")
@@ -261,7 +263,51 @@ def view(device: fleet.Device, hub: Context, *, is_cut_off: bool) -> DeviceView:
         device.troubles,
         device.status is DeviceStatus.PENDING,
         at(device.code_expires_ms),
+        tuple(_left(device.leaving, hub.zone)),
     )
+
+
+def _left(leaving: fleet.Leaving, zone: ZoneInfo) -> Iterator[tuple[Words, str]]:
+    for label, at_ms in (
+        (Words("通知退役"), leaving.retiring_ms),
+        (Words("退役时间"), leaving.left_ms),
+        (Words("失密时间"), leaving.compromised_ms),
+    ):
+        if at_ms is not None:
+            yield label, moment(at_ms, zone)
+    if (waits := leaving.waiting) is not None:
+        span = (moment(each, zone) for each in (waits.from_ms, waits.to_ms))
+        yield Words("等待核准的记录收到于"), "—".join(span)
+
+
+ACTS: Final[Mapping[str, tuple[Words, Right]]] = {
+    "rename": (Words("改名称"), Right.DEVICES),
+    "renew": (Words("重新登记"), Right.DEVICES),
+    "settle": (Words("处理分叉"), Right.DEVICES),
+    "admit": (Words("核准记录"), Right.TRUST),
+    "retire": (Words("退役"), Right.DEVICES),
+    "gone": (Words("遗失退役"), Right.DEVICES),
+    "compromise": (Words("标记失密"), Right.TRUST),
+}
+"""What may be done with a device beside placing it; each has a page that says what follows."""
+
+
+def acts_of(device: fleet.Device, caller: Caller) -> list[tuple[str, Words]]:
+    """Which of `ACTS` make sense for a device as it is, and are the caller's to do."""
+    status, leaving = device.status, device.leaving
+    is_there = status is not DeviceStatus.PENDING
+    fitting = {
+        "rename": True,
+        "renew": is_there and device.venue is not None,
+        "settle": leaving.is_forked,
+        "admit": leaving.waiting is not None,
+        "retire": status is DeviceStatus.ACTIVE and leaving.retiring_ms is None,
+        "gone": status is DeviceStatus.ACTIVE,
+        "compromise": is_there,
+    }
+    return [
+        (act, words) for act, (words, right) in ACTS.items() if fitting[act] and caller.may(right)
+    ]
 
 
 def moment(at_ms: int, zone: ZoneInfo) -> str:
@@ -379,10 +425,12 @@ def _device(
         venues=[*choices, (NOWHERE, t("不在任何会场（收起来了）"))],
         values=values,
         errors=errors,
+        acts=acts_of(found, caller),
     )
 
 
-def _code(request: Request, caller: Caller, hub: Context, added: Added) -> Response:
+def code_page(request: Request, caller: Caller, hub: Context, added: Added) -> Response:
+    """The one page that shows a code."""
     url = str(request.base_url).rstrip("/")
     command = (
         f"sudo -u shuaka-edge /opt/shuaka/bin/shuaka-edge enrol --hub {url} --code {added.code}"
