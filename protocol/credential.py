@@ -41,6 +41,7 @@ class CardNumberFormat(StrEnum):
     HEX = "hex"
     HEX_REVERSED = "hex-reversed"
     DEC10 = "dec10"
+    DEC10_REVERSED = "dec10-reversed"
     DEC8 = "dec8"
 
 
@@ -137,16 +138,20 @@ def member_credential(code: str) -> Credential:
 
 def uid_from(number: str, number_format: CardNumberFormat) -> Credential:
     """The credential of a card number as a list writes it; see `uid_bytes`, and `uid_credential`
-    for the numbers that are none.
+    for the numbers that are none, of which nothing but F is another.
     """
-    return uid_credential(uid_bytes(number, number_format))
+    uid = uid_bytes(number, number_format)
+    if not uid.strip(b"\xff"):
+        raise InvalidCredentialError("a uid of nothing but F identifies nothing")
+    return uid_credential(uid)
 
 
 def uid_bytes(number: str, number_format: CardNumberFormat) -> bytes:
     """The bytes of a card number as a list or a wedge writes it.
 
     `hex`: as the reader returns it; `hex-reversed`: bytes in the opposite order; `dec10`: the four
-    UID bytes, first byte lowest, as one decimal number of up to ten digits (common wedge readers);
+    UID bytes, first byte lowest, as one decimal number of ten digits (common wedge readers);
+    `dec10-reversed`: the same, first byte highest;
     `dec8`: three digits of one byte and five of two, which cannot name a four-byte UID and is
     therefore refused. Raises InvalidCredentialError with the reason.
     """
@@ -158,7 +163,7 @@ def uid_bytes(number: str, number_format: CardNumberFormat) -> bytes:
                 raise InvalidCredentialError(f"{text!r} is not an even number of hex digits")
             uid = bytes.fromhex(digits)
             return uid[::-1] if number_format is CardNumberFormat.HEX_REVERSED else uid
-        case CardNumberFormat.DEC10:
+        case CardNumberFormat.DEC10 | CardNumberFormat.DEC10_REVERSED:
             if not re.fullmatch(r"[0-9]{10}", text):
                 raise InvalidCredentialError(
                     f"{text!r} is not ten digits (were leading zeros lost in a spreadsheet?)"
@@ -166,7 +171,8 @@ def uid_bytes(number: str, number_format: CardNumberFormat) -> bytes:
             value = int(text)
             if value >= 1 << 32:
                 raise InvalidCredentialError(f"{text!r} is more than four bytes can hold")
-            return value.to_bytes(4, "little")
+            lowest_first = number_format is CardNumberFormat.DEC10
+            return value.to_bytes(4, "little" if lowest_first else "big")
         case CardNumberFormat.DEC8:
             raise InvalidCredentialError(
                 f"{text!r}: dec8 shows three of a card's four bytes and fits 256 cards; "

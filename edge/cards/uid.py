@@ -31,6 +31,8 @@ def reading_of(number: bytes) -> Reading:
         raise CardUnusable(f"{len(number)} bytes are no UID (4, 7, 8 or 10)")
     if not any(number):
         raise CardRefused(Refusal.NO_NUMBER)
+    if not number.strip(b"\xff"):
+        raise CardUnusable("nothing but FF is no UID")
     if len(number) == 4 and number[0] == 0x08:
         raise CardRefused(Refusal.RANDOM_NUMBER)
     try:

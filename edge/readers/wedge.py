@@ -42,6 +42,10 @@ from protocol.credential import CardNumberFormat, InvalidCredentialError, uid_by
 
 LONGEST_PAUSE_S: Final = 2.0
 """Between two keys of one number; a wedge takes milliseconds."""
+FRESH_S: Final = 0.2
+"""After such a pause keys are another number's, where the end of one was lost."""
+HALF_S: Final = 0.1
+"""So soon after the device was taken, its first line may be the rest of one."""
 LONGEST_LINE: Final = 32
 """A UID of ten bytes in hex with a separator between each two would be 29."""
 
@@ -81,12 +85,14 @@ class Typed:
     """Keys in, lines out: pure, `now_s` is any monotonic time.
 
     `take` gives the line that a key ended, "" for one that can be no number, None while there is
-    none. An Enter without a line is none.
+    none. An Enter without a line is none. A line that begins before `whole_from_s` can be none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole_from_s: float = float("-inf")) -> None:
+        self._whole_from_s = whole_from_s
         self._line = ""
         self._broken = False
+        self._dropped = False
         self._began = False
         self._shift = False
         self._last_s = 0.0
@@ -103,6 +109,7 @@ class Typed:
         """One event, as struct input_event has it."""
         if (kind, code) == (EV_SYN, SYN_DROPPED):
             self._shift = False
+            self._dropped = True
             return self._spoil(now_s)
         if kind != EV_KEY:
             return None
@@ -111,12 +118,15 @@ class Typed:
             return None
         if value != _PRESSED or code in _SILENT:
             return None
+        if self._dropped and now_s - self._last_s > FRESH_S:
+            self._forget()
         if code in ENTER:
             line, told = self._line, self._began and not self._broken
             self._forget()
             return line if told else None
         char = (_SHIFTED if self._shift else _PLAIN).get(code)
-        if char is None or len(self._line) == LONGEST_LINE:
+        half = not self._began and now_s < self._whole_from_s
+        if char is None or half or len(self._line) == LONGEST_LINE:
             return self._spoil(now_s)
         self._began = True
         self._last_s = now_s
@@ -134,7 +144,7 @@ class Typed:
     def _forget(self) -> None:
         self._shift = False  # its release may be lost, and would spoil all lines to come
         self._line = ""
-        self._began = self._broken = False
+        self._began = self._broken = self._dropped = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +257,9 @@ class _Reader:
 
     def _follow(self, descriptor: int) -> None:
         """Takes keys until stopped. Raises OSError when the line is lost."""
-        typed = Typed()
+        # Ten digits show by themselves that they are all.
+        ten = self._wedge.format in {CardNumberFormat.DEC10, CardNumberFormat.DEC10_REVERSED}
+        typed = Typed() if ten else Typed(time.monotonic() + HALF_S)
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         pending = b""

@@ -761,11 +761,13 @@ def _why(number: str, number_format: CardNumberFormat) -> str:
             return (
                 "是8位写法，一个号码对应256张卡，分不清是哪一张：请重新导出为十六进制或十位十进制"
             )
-        case CardNumberFormat.DEC10:
+        case CardNumberFormat.DEC10 | CardNumberFormat.DEC10_REVERSED:
             if not (digits.isdecimal() and len(digits) == 10):
                 return "不是十位数字（是否丢了前面的0？请将该列设为文本格式）"
             if int(digits) >= 1 << 32:
-                return "超出了十位卡号的范围（最大4294967295）"
+                return "超出了十位卡号的范围（应小于4294967295）"
+            if int(digits) == (1 << 32) - 1:
+                return "全是F，不是卡号"
         case CardNumberFormat.HEX | CardNumberFormat.HEX_REVERSED:
             if any(each not in "0123456789abcdefABCDEF" for each in digits):
                 return "含有十六进制以外的字符（只能有0-9和A-F）"
@@ -775,6 +777,8 @@ def _why(number: str, number_format: CardNumberFormat) -> str:
             assert_never(number_format)
     if not digits.strip("0"):
         return "全是0，不是卡号"
+    if not digits.upper().strip("F"):
+        return "全是F，不是卡号"
     return "是随机卡号（08开头，多为手机），每次刷卡都不同，不能登记"
 
 

@@ -163,6 +163,8 @@ CARD_FORMATS: Final[Mapping[str, CardNumberFormat | InTheCard]] = {
     "十六进制反序": CardNumberFormat.HEX_REVERSED,
     "dec10": CardNumberFormat.DEC10,
     "十位十进制": CardNumberFormat.DEC10,
+    "dec10-reversed": CardNumberFormat.DEC10_REVERSED,
+    "十位十进制反序": CardNumberFormat.DEC10_REVERSED,
     "dec8": CardNumberFormat.DEC8,
     "cpu-file": InTheCard.CPU_FILE,
     "卡内文件": InTheCard.CPU_FILE,
@@ -219,7 +221,14 @@ def allowed(register: Register, column: str) -> tuple[str, ...]:
         case Register.OFFICES, "office":
             return tuple(each.zh for each in Office)
         case Register.CARDS, "format":
-            return ("十六进制", "十六进制反序", "十位十进制", "卡内文件", "卡内扇区")
+            return (
+                "十六进制",
+                "十六进制反序",
+                "十位十进制",
+                "十位十进制反序",
+                "卡内文件",
+                "卡内扇区",
+            )
         case Register.MEETINGS, "kind":
             return tuple(each.zh for each in MeetingKind)
         case _:
@@ -273,7 +282,7 @@ EXPLAINED: Final[Mapping[Register, Mapping[str, tuple[str, str]]]] = {
         "card": ("印在卡面上的编号，或自己编", "K0001"),
         "member": ("持卡人的党员编号；还没发出的卡空着", "M001"),
         "format": (
-            "读卡器显示的顺序为十六进制，十位数字的为十位十进制；设备读卡内文件、扇区的另选",
+            "读卡器显示的顺序为十六进制，十位数字的为十位十进制，字节顺序相反的选反序；设备读卡内文件、扇区的另选",
             "十六进制",
         ),
         "number": (

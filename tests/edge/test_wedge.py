@@ -33,6 +33,7 @@ from edge.readers.wedge import (
     EV_KEY,
     EV_SYN,
     EVENT,
+    HALF_S,
     LONGEST_LINE,
     LONGEST_PAUSE_S,
     SYN_DROPPED,
@@ -152,6 +153,29 @@ def test_keys_that_are_missing_may_have_released_shift() -> None:
     assert lines(events) == ["", "12"]
 
 
+def test_the_next_number_is_read_where_keys_were_lost_with_an_enter() -> None:
+    typed = Typed()
+
+    def at(now_s: float, events: bytes) -> list[str]:
+        told = [typed.take(*event, now_s) for _, _, *event in EVENT.iter_unpack(events)]
+        return [line for line in told if line is not None]
+
+    assert at(1.0, keys("00012") + key(SYN_DROPPED, 0, EV_SYN)) == [""]
+    assert at(1.1, keys("34567")) == []  # may be the rest of it
+    assert at(1.35, keys("0001234567\n")) == ["0001234567"]
+    # What is broken otherwise goes on up to its end.
+    assert at(5.0, keys("12G34")) == [""]
+    assert at(5.3, keys("5678\n")) == []
+
+
+def test_a_line_that_was_being_typed_when_the_device_was_taken_is_none() -> None:
+    typed = Typed(10.0)
+    told = [typed.take(*event, 9.9) for _, _, *event in EVENT.iter_unpack(keys("D4E5"))]
+    told += [typed.take(*event, 10.1) for _, _, *event in EVENT.iter_unpack(keys("E580\n"))]
+    told += [typed.take(*event, 10.2) for _, _, *event in EVENT.iter_unpack(keys("11223344\n"))]
+    assert [line for line in told if line is not None] == ["", "11223344"]
+
+
 def test_a_line_is_given_up_after_a_pause() -> None:
     typed = Typed()
     assert not typed.give_up(99.0)
@@ -203,7 +227,13 @@ def test_whatever_is_typed_is_bounded(events: list[tuple[int, int, int, float]])
     ("number_format", "line", "value"),
     [
         ("dec10", "0123456789", "15CD5B07"),
-        ("dec10", "4294967295", "FFFFFFFF"),
+        ("dec10", "4294967295", Unreadable.BAD_ANSWER),
+        ("dec10-reversed", "0123456789", "075BCD15"),
+        ("dec10-reversed", "4294967295", Unreadable.BAD_ANSWER),
+        ("dec10-reversed", f"{0x08A1B2C3:010d}", Unreadable.RANDOM_NUMBER),
+        ("dec10-reversed", "123456789", Unreadable.BAD_ANSWER),
+        ("dec10-reversed", "0000000000", Unreadable.NO_NUMBER),
+        ("hex", "FF" * 7, Unreadable.BAD_ANSWER),
         ("hex", "04A1B2C3D4E5F6", "04A1B2C3D4E5F6"),
         ("hex", "04 A1-B2:C3", "04A1B2C3"),
         ("hex-reversed", "44332211", "11223344"),
@@ -250,6 +280,7 @@ def test_a_line_is_a_card_that_came_and_went(up: Door) -> None:
 
 @pytest.mark.parametrize("door", [CardNumberFormat.HEX], indirect=True)
 def test_the_format_is_the_configured_one(up: Door) -> None:
+    time.sleep(2 * HALF_S)
     up.keyboard.type("04A1B2C3D4E5F6\n11223344\n")
     up.until_numbers("04A1B2C3D4E5F6", "11223344")
 

@@ -292,6 +292,9 @@ BAD: list[tuple[Register, str, list[tuple[int | None, str | None]]]] = [
             "n6,m7,hex,AABBCCDE,2026-01-01,\n"
             "n7,m1,dec10,123,2026-01-01,\n"
             "n8,m1,hex,AABBCCDF,,\n"
+            "n9,m1,hex,FFFFFFFF,2026-01-01,\n"
+            "n10,m1,dec10,4294967295,2026-01-01,\n"
+            "n11,m1,十位十进制反序,0145000000,2026-01-01,\n"
         ),
         [
             (2, "number"),
@@ -302,6 +305,9 @@ BAD: list[tuple[Register, str, list[tuple[int | None, str | None]]]] = [
             (7, "member"),
             (8, "number"),
             (9, "from"),
+            (10, "number"),
+            (11, "number"),
+            (12, "number"),
         ],
     ),
     (
