@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 def outputs(config: Config) -> list[Feedback]:
-    """Where outcomes are shown, as far as the configuration alone says; a rehearsal's as well."""
+    """Where outcomes are shown, as far as the configuration alone says."""
     section = config.feedback
     found: list[Feedback] = [Console()] if section.console else []
     if section.sound:

@@ -177,6 +177,8 @@ ALREADY_UNKNOWN: Final = "已记录过，待核对"
 """The wording of UNKNOWN for a card that was recorded as that a moment ago."""
 ALREADY_ACTED: Final = "操作已记录；如需签到，请稍后再刷"
 """The wording of ACTED for a card that authorised something a moment ago."""
+REHEARSING: Final = "演练中，刷卡不记录"
+"""Beside all that is shown while virtual cards try the venue: no real card is read."""
 OUT_OF_DATE: Final = "此卡不在有效期内，已记录，待核对"
 """The wording of UNKNOWN for a card that says itself that it is not valid now."""
 

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 class Screen:
     """What is shown (`face`) and who shows it, on `port`, once that has been loaded."""
 
-    def __init__(self, config: Config, port: int) -> None:
-        self.face = Face(SystemClock(config.clock.trust))
+    def __init__(self, config: Config, port: int, *, rehearsing: bool = False) -> None:
+        self.face = Face(SystemClock(config.clock.trust), rehearsing=rehearsing)
         self._config = config
         self._port = port
         self._kiosk: Kiosk | None = None
@@ -59,10 +59,10 @@ class Screen:
                 kiosk.start()
 
 
-def open_kiosk(config: Config) -> Screen | None:
-    """The screen, started; None where none is asked for."""
+def open_kiosk(config: Config, *, rehearsing: bool = False) -> Screen | None:
+    """The screen, started; None where none is asked for. `rehearsing`: it says so all the time."""
     if config.kiosk.port is None:
         return None
-    screen = Screen(config, config.kiosk.port)
+    screen = Screen(config, config.kiosk.port, rehearsing=rehearsing)
     screen.start()
     return screen

@@ -47,8 +47,15 @@ class _Ask:
 class Face:
     """A `Feedback` that remembers. `on_change` is called by any thread, and returns at once."""
 
-    def __init__(self, clock: Clock, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        on_change: Callable[[], None] = lambda: None,
+        *,
+        rehearsing: bool = False,
+    ) -> None:
         self.on_change = on_change
+        self._rehearsing = rehearsing
         self._clock = clock
         self._lock = threading.Lock()
         self._recorder: Recording | None = None
@@ -91,7 +98,9 @@ class Face:
             asked = None
             if ask is not None and ask.waits:
                 asked = Asked(ask.wish.words, max(0, -(-(ask.until_ms - now) // 1000)))
-            told = Told(self._standing, self._detail, self._news, self._serial, asked)
+            told = Told(
+                self._standing, self._detail, self._news, self._serial, asked, self._rehearsing
+            )
             recorder, courier = self._recorder, self._courier
         shown = screen(
             told,

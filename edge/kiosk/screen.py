@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from edge.feedback import Notice, Outcome, Standing
+from edge.feedback import REHEARSING, Notice, Outcome, Standing
 from edge.status import CourierStatus, Heard, RecorderStatus, Window
 from protocol.roster import Board, BoardQuorum
 
@@ -112,6 +112,8 @@ class Screen(msgspec.Struct, frozen=True):
     time: str
     """Hours and minutes, where a trusted clock or the hub tells them."""
     asked: Asked | None
+    banner: str
+    """What is true of all the rest; empty but in a rehearsal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ class Told:
     """What became of the last card or action, as long as that is shown."""
     serial: int
     asked: Asked | None
+    rehearsing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,7 @@ def screen(
         _parts(recorder, courier),
         "" if hub_ms is None else _hour(hub_ms, zone),
         told.asked,
+        REHEARSING if told.rehearsing else "",
     )
 
 

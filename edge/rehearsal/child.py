@@ -3,7 +3,9 @@
 Runs as a process of its own, which `edge.rehearsal.run` starts and kills. Its standard input
 brings a task (a line of JSON), then commands (`Command`, a line each); at its end, which is also
 the end of who started it, the process ends. What is shown goes, beside the configured outputs, as
-lines of JSON (`Said`) to the descriptor that the task names.
+lines of JSON (`Said`) to the descriptor that the task names. Console and screen say with all of it
+that this is a rehearsal; lamps and loudspeaker say nothing, or whoever holds a real card, which
+nobody reads, would take another's light for theirs.
 
 Only readers, clock and the way to the broker stand in for the real ones; whether a card is
 recorded, and when its light comes, is the product's own doing.
@@ -25,9 +27,9 @@ from edge.clock import Clock, SystemClock
 from edge.config import Config, load
 from edge.couriers import JournalEvent
 from edge.couriers.mqtt import Courier
-from edge.daemon import outputs
 from edge.enrol import load_identity
-from edge.feedback import Notice, Standing
+from edge.feedback import REHEARSING, Feedback, Notice, Standing
+from edge.feedback.console import Console
 from edge.feedback.fanout import Fanout
 from edge.kiosk import open_kiosk
 from edge.readers.simulated import Plug, Present, Remove, SimulatedReaders, Step, Unplug
@@ -162,6 +164,19 @@ class _Outside:
         os.write(self._descriptor, msgspec.json.encode(said) + b"\n")
 
 
+class Marked:
+    """Shows what it is given, as a rehearsal's."""
+
+    def __init__(self, output: Feedback) -> None:
+        self._output = output
+
+    def show(self, notice: Notice) -> None:
+        self._output.show(Notice(notice.outcome, notice.reader, f"演练：{notice.message}"))
+
+    def stand(self, standing: Standing, detail: str = "") -> None:
+        self._output.stand(standing, "；".join(filter(None, (REHEARSING, detail))))
+
+
 class _Nobody:
     """In the courier's place where there is no hub."""
 
@@ -210,10 +225,11 @@ def _hear(commands: queue.SimpleQueue[Command]) -> None:
 def _rehearse(task: Task, config: Config, commands: queue.SimpleQueue[Command]) -> None:
     clock = RehearsalClock(SystemClock(config.clock.trust))
     scratch = Path(task.scratch)
-    kiosk = open_kiosk(config)
+    kiosk = open_kiosk(config, rehearsing=True)
     screens = [] if kiosk is None else [kiosk.face]
     outside = _Outside(task.lights)
-    feedback = Fanout([outside, *outputs(config), *screens])
+    console = [Marked(Console())] if config.feedback.console else []
+    feedback = Fanout([outside, *console, *screens])
     recorder = Recorder(
         scratch,
         Owner(task.edge, task.hub_seal, rehearsal=True),

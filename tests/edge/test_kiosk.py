@@ -27,7 +27,7 @@ from edge.acts import Again, Answer, Done, Refused, Tell, Unknown, Waiting, Why,
 from edge.clock import SystemClock
 from edge.config import Config, EdgeSection, KioskSection
 from edge.enrol import Keys
-from edge.feedback import ALREADY_ACTED, ALREADY_RECOGNISED, Notice, Outcome, Standing
+from edge.feedback import ALREADY_ACTED, ALREADY_RECOGNISED, REHEARSING, Notice, Outcome, Standing
 from edge.feedback.fanout import Fanout
 from edge.kiosk import corner, open_kiosk, server
 from edge.kiosk.corner import CannotError
@@ -102,6 +102,16 @@ def test_the_outcomes_differ_in_look_and_words_and_each_has_a_shape_and_colours(
         assert page.count(f'id="shape-{look}"') == 1
     for look in set(Look) - {Look.READY}:
         assert f'[data-look="{look}"] main' in style
+
+
+def test_a_rehearsal_says_so_whatever_else_is_shown() -> None:
+    told = [READY, news(Outcome.RECOGNISED), news(Outcome.FAILED)]
+    assert {shown(each).banner for each in told} == {""}
+    assert {shown(replace(each, rehearsing=True)).banner for each in told} == {REHEARSING}
+    face = Face(FakeClock(), rehearsing=True)
+    face.show(Notice(Outcome.RECOGNISED, "r"))
+    assert face.screen()[0].banner == REHEARSING
+    assert Face(FakeClock()).screen()[0].banner == ""
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from edge import retirement
+from edge.certificate import _Certified
 from edge.cli import main
 from edge.clock import SystemClock
 from edge.config import Config, load
-from edge.certificate import _Certified
 from edge.enrol import Keys
 from edge.rehearsal.child import RehearsalClock, SetClock, Task
 from edge.rehearsal.ledger import Ledger, Light, Report, Tap, table
@@ -436,6 +436,23 @@ def _certificate(host: str, folder: Path) -> Path:
         + made.public_bytes(Encoding.PEM)
     )
     return path
+
+
+def test_all_that_a_console_shows_is_marked_and_no_lamp_is_lit(
+    config_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever holds a real card meanwhile must not take a light for theirs."""
+    text = config_path.read_text("utf-8") + "[feedback]\ngpio = { green = 17 }\n"
+    config_path.write_text(text, "utf-8")
+    wanted = replace(OFFLINE, cards=4, faults=frozenset({Fault.READER}))
+    report = rehearse(load(config_path), config_path, wanted, lambda _: None)
+    assert report.lit
+    out, err = capfd.readouterr()
+    shown = out.splitlines()
+    assert sum("已记录" in line for line in shown) >= report.lit
+    assert any("请刷党员卡（演练中，刷卡不记录）" in line for line in shown)
+    assert [line for line in shown if "演练" not in line] == []
+    assert "gpio" not in err.lower()
 
 
 def test_the_process_ends_with_whoever_started_it(tmp_path: Path) -> None:

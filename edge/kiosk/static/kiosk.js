@@ -35,7 +35,9 @@ function draw(next) {
   say($("words"), next.words);
   $("words").dataset.n = String(Math.min(8, Math.max(3, next.words.length)));
   say($("more"), next.more);
-  const read = [next.words, next.more].filter(Boolean).join("，");
+  say($("banner"), next.banner);
+  $("banner").hidden = !next.banner;
+  const read = [next.banner, next.words, next.more].filter(Boolean).join("，");
   if (news) $("say").textContent = "";
   say($("say"), read);
   drawMeeting(next);
