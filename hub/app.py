@@ -28,7 +28,7 @@ from hub.api import query as query_api
 from hub.api import routes as api
 from hub.api import taps as taps_api
 from hub.auth.tokens import random_text
-from hub.context import Certify, Context, Enrol, Health, Joining
+from hub.context import Carry, Certify, Context, Enrol, Health, Joining
 from hub.failures import BodyLimit, SameSite, SecurityHeaders, answer_failures
 from hub.imports.jobs import Desk
 from hub.web import (
@@ -45,6 +45,7 @@ from hub.web import (
     own,
     query,
     taps,
+    sticks,
 )
 from hub.web import joining as joining_pages
 from hub.web import routes as web
@@ -68,12 +69,13 @@ def create_app(
     joining: Joining | None = None,
     certify: Certify | None = None,
 ) -> FastAPI:
+    carry: Carry | None = None,
     """The application over an engine whose database is migrated.
 
-    `enrol`, `joining` and `certify` None: this process takes no enrolments and gives no
-    certificates (503). `health` says what is wrong beyond the database, None meaning nothing; it is
-    asked in a worker thread and must not block. With `first_run_code` the first account can be
-    made; None: by the command line alone.
+    `enrol`, `joining`, `certify` and `carry` None: this process takes no enrolments, gives no
+    certificates and takes no files from sticks (503). `health` says what is wrong beyond the
+    database, None meaning nothing; it is asked in a worker thread and must not block. With
+    `first_run_code` the first account can be made; None: by the command line alone.
     """
     app = FastAPI(
         title="shuaka",
@@ -87,11 +89,13 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.context = Context(
-        engine, zone, clock, enrol, health, first_run_code or random_text(), joining, certify
+        engine, zone, clock, enrol, health, first_run_code or random_text(), joining, certify, carry
     )
     app.state.boards = {}  # of `hub.web.live`
     app.state.desk = Desk(engine, clock)
     app.state.desk_streams = Counter[bytes]()  # of `hub.web.issuing`
+    app.state.outbox = sticks.Outbox()
+    app.state.desk_brake = Brake()
     app.add_middleware(BodyLimit)
     app.add_middleware(SameSite)
     app.add_middleware(Visits)
@@ -120,6 +124,7 @@ def create_app(
     app.include_router(taps.router)
     app.include_router(devices.router)
     app.include_router(leaving.router)
+    app.include_router(sticks.router)
     app.include_router(access.router)
     app.include_router(accounts.router)
     app.include_router(log.router)

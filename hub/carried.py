@@ -77,11 +77,11 @@ def told(taken: Taken, known: Mapping[bytes, str]) -> Iterator[str]:
         yield f"{whose}: nothing new, everything in it was here already"
     if taken.held:
         yield (
-            f"{taken.held} batches are held, of a device that has left 退役 or is compromised 失密:"
+            f"{taken.held} batches are held, of a device that has left or is compromised:"
             " they count once somebody admits them"
         )
     for edge in taken.left:
-        yield f"{known.get(edge, edge.hex())} has retired 退役: everything it held is here"
+        yield f"{known.get(edge, edge.hex())} has retired: everything it held is here"
     if taken.rejected:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(taken.rejected.items()))
         yield f"{taken.refused} of {taken.items} items were refused ({reasons})"

@@ -7,7 +7,7 @@ transaction of its own: a request that waits for a worker thread holds no connec
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated
@@ -23,12 +23,15 @@ from hub.auth.callers import Caller
 from hub.auth.rights import Right
 from hub.auth.sessions import COOKIE, Session, find_session
 from hub.auth.tokens import caller_by_token
+from hub.ingest.files import Carried
 from hub.store.engine import reading
 
 Enrol = Callable[[bytes, bytes, bytes], bytes]
 """(sign key, seal key, proof) -> signed answer; raises hub.devices.EnrolmentRefusedError."""
 Certify = Callable[[bytes], bytes]
 """Signed request -> signed answer; raises hub.certificates.CertificateRefusedError."""
+Carry = Callable[[Iterable[bytes]], Carried]
+"""A file from a device, piece by piece -> what it brought; raises RemoteError where it is none."""
 Health = Callable[[], str | None]
 """None while all is well, otherwise what is wrong, in words without personal data."""
 
@@ -59,6 +62,8 @@ class Context:
     """None: this process takes no enrolments, and makes no codes for them."""
     certify: Certify | None = None
     """None: this process gives no certificates."""
+    carry: Carry | None = None
+    """None: this process takes no files from devices."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server begins to stop: live streams end then."""
 

@@ -138,7 +138,7 @@ class BodyLimit:
         await self._app(scope, receive_some, send)
 
 
-_IMPORT: Final = re.compile(r"(?:/api/v1)?/imports/[a-z]+")
+_IMPORT: Final = re.compile(r"(?:/api/v1)?/imports/[a-z]+|/sticks")
 _FILE_BODY_BYTES: Final = MAX_FILE_BYTES + MAX_BODY_BYTES
 
 

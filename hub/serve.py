@@ -23,6 +23,7 @@ from hub.config import ConfigError, Settings
 from hub.context import Joining
 from hub.devices import enrol
 from hub.failures import DATABASE_FAILURES
+from hub.ingest.files import carry
 from hub.ingest.service import Ingest
 from hub.issuing import forget
 from hub.keys import Keyring
@@ -64,6 +65,7 @@ def serve(engine: Engine, keyring: Keyring, settings: Settings) -> None:
         first_run_code=code,
         joining=Joining(keyring.public().fingerprint(), settings.broker_for_edges),
         certify=lambda asked: certify(engine, keyring, authority, asked, wall_ms()),
+        carry=lambda pieces: carry(engine, keyring, pieces, wall_ms()),
     )
     config = uvicorn.Config(
         app,

@@ -173,6 +173,30 @@ def _until_it_fails(pieces: Iterable[bytes], taken: Taken) -> Iterator[bytes]:
         taken.problem = f"it cannot be read further: {error.strerror}"
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The file to carry back to an edge."""
+
+    edge: bytes
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What one file brought, and what goes back."""
+
+    taken: Taken
+    answers: tuple[Answer, ...]
+
+
+def carry(engine: Engine, keyring: Keyring, pieces: Iterable[bytes], now_ms: int) -> Carried:
+    """Takes one file in, all the way to attendance. Raises as `FileIngest.take` does."""
+    ingest = FileIngest(engine, keyring, now_ms)
+    taken = ingest.take(pieces)
+    ingest.derive()
+    return Carried(taken, tuple(Answer(edge, file) for edge, _, file in ingest.answers()))
+
+
 def answer(
     keyring: Keyring, edge: bytes, receipts: Sequence[Receipt], order: bytes | None = None
 ) -> bytes:

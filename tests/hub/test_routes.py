@@ -68,6 +68,7 @@ RIGHTS = {
 NEEDS_MORE = {
     ("GET", "/imports/work/problems"),
     ("GET", "/imports/work/file"),
+    ("GET", "/sticks/receipts"),
     # a branch is asked to take part in another's meeting, and in none of its own
     ("POST", "/meetings/{meeting}/partners/{organisation}"),
     ("POST", "/api/v1/meetings/{meeting}/partners/{organisation}"),
