@@ -95,7 +95,6 @@ def create_app(
     app.state.desk = Desk(engine, clock)
     app.state.desk_streams = Counter[bytes]()  # of `hub.web.issuing`
     app.state.outbox = sticks.Outbox()
-    app.state.desk_brake = Brake()
     app.add_middleware(BodyLimit)
     app.add_middleware(SameSite)
     app.add_middleware(Visits)
