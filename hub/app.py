@@ -44,8 +44,8 @@ from hub.web import (
     objections,
     own,
     query,
-    taps,
     sticks,
+    taps,
 )
 from hub.web import joining as joining_pages
 from hub.web import routes as web
@@ -68,8 +68,8 @@ def create_app(
     first_run_code: str | None = None,
     joining: Joining | None = None,
     certify: Certify | None = None,
-) -> FastAPI:
     carry: Carry | None = None,
+) -> FastAPI:
     """The application over an engine whose database is migrated.
 
     `enrol`, `joining`, `certify` and `carry` None: this process takes no enrolments, gives no
@@ -93,8 +93,8 @@ def create_app(
     )
     app.state.boards = {}  # of `hub.web.live`
     app.state.desk = Desk(engine, clock)
-    app.state.desk_streams = Counter[bytes]()  # of `hub.web.issuing`
     app.state.outbox = sticks.Outbox()
+    app.state.desk_streams = Counter[bytes]()  # of `hub.web.issuing`
     app.add_middleware(BodyLimit)
     app.add_middleware(SameSite)
     app.add_middleware(Visits)
@@ -122,8 +122,8 @@ def create_app(
     app.include_router(issuing.router)  # /cards/desk before /cards/{card}
     app.include_router(taps.router)
     app.include_router(devices.router)
-    app.include_router(leaving.router)
     app.include_router(sticks.router)
+    app.include_router(leaving.router)
     app.include_router(access.router)
     app.include_router(accounts.router)
     app.include_router(log.router)
