@@ -33,6 +33,7 @@ from protocol.credential import Assurance, Credential
 from protocol.errors import RemoteError
 from protocol.identity import MAX_MESSAGE_BYTES, key_id
 from protocol.journal import (
+    DIGEST_BYTES,
     Act,
     Action,
     ClockSample,
@@ -109,6 +110,19 @@ CREATE TABLE receipts (
 """
 """`released` stands twice, and the lesser of both counts: rot must not let go of an entry. A row of
 `receipts` says how far an epoch was released on that day of the odometer."""
+
+_TRIAL: Final = """
+INSERT INTO epochs (id, epoch, header, first, previous, released)
+    VALUES (1 << 60, x'', x'', 1, x'', 0);
+INSERT INTO header_copies (epoch, header, released) VALUES (x'', x'', 0);
+INSERT INTO entries (epoch_id, seq, entry, digest, sealed, about)
+    VALUES (1 << 60, 1, x'', x'', NULL, NULL), (1 << 60, 2, x'', x'', x'', x'');
+REPLACE INTO state (name, value) VALUES ('', 0);
+INSERT INTO receipts (day, epoch, through) VALUES (-1, x'', 0)
+    ON CONFLICT DO UPDATE SET through = max(through, excluded.through);
+SELECT e.released, c.released FROM epochs e LEFT JOIN header_copies c USING (epoch)
+    WHERE id IN (SELECT epoch_id FROM entries WHERE seq = 2);
+"""
 
 _UPGRADES: Final = {
     1: ("ALTER TABLE entries ADD COLUMN about BLOB",),
@@ -623,7 +637,7 @@ class JournalReader:
                     f"{self.path}: written by an earlier version; start this version's shuaka-edge"
                     " once, which brings it up to date"
                 )
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             self._db.close()
             raise JournalError(f"{self.path}: {error}") from error
         except JournalError:
@@ -663,7 +677,7 @@ class JournalReader:
     def epochs(self) -> list[Held]:
         """All epochs, oldest first."""
         with self._errors():
-            headers = dict(self._db.execute("SELECT epoch, header FROM epochs"))
+            headers = dict(self._db.execute("SELECT epoch, CAST(header AS BLOB) FROM epochs"))
             return [
                 Held(epoch, headers[epoch], first, head, released)
                 for _, epoch, first, head, released in _epochs(self._db)
@@ -691,7 +705,7 @@ class JournalReader:
         while True:
             with self._errors():
                 rows = self._db.execute(
-                    "SELECT seq, entry, digest, sealed, about FROM entries"
+                    f"SELECT {_ROW} FROM entries"  # noqa: S608
                     " JOIN epochs ON id = epoch_id WHERE epoch = ? AND seq >= ?"
                     " ORDER BY seq LIMIT 500",
                     (epoch, first),
@@ -743,17 +757,17 @@ class JournalReader:
 
     def _span(self, epoch: bytes) -> "_Span":
         row = self._db.execute(
-            f"SELECT id, e.header, c.header, {_FIRST}, previous FROM epochs e"  # noqa: S608
+            f"SELECT {_EPOCH} FROM epochs e"  # noqa: S608
             " LEFT JOIN header_copies c USING (epoch) WHERE epoch = ?",
             (epoch,),
         ).fetchone()
         if row is None:
             raise JournalError(f"{self.path}: epoch {epoch.hex()} is held no more")
-        epoch_id, header, copy, first, previous = row
+        epoch_id, _, header, copy, first, previous = row
         header = _sounder(header, copy, epoch, first, previous)
         if first == 1:
             previous = chain_start(header)
-        return _Span(epoch_id, header, first, previous)
+        return _Span(epoch_id, header, first, previous.ljust(DIGEST_BYTES, b"\0")[:DIGEST_BYTES])
 
     def _chain(
         self, span: "_Span", first: int, count: int
@@ -763,7 +777,7 @@ class JournalReader:
         A little more at both ends: what comes before settles the digest that `first` goes on from,
         what comes after tells whether an entry rotted or its digest.
         """
-        columns = "SELECT seq, entry, digest, sealed, about FROM entries WHERE epoch_id = ?"
+        columns = f"SELECT {_ROW} FROM entries WHERE epoch_id = ? AND length(digest) = 32"  # noqa: S608
         before = self._db.execute(
             f"{columns} AND seq < ? ORDER BY seq DESC LIMIT 3", (span.id, first)
         ).fetchall()[::-1]
@@ -844,7 +858,7 @@ class JournalReader:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, TypeError) as error:
+        except (sqlite3.Error, TypeError, UnicodeDecodeError) as error:
             raise JournalError(f"{self.path}: {error}") from error
 
 
@@ -931,11 +945,11 @@ def _open_or_set_aside(path: Path, edge: bytes) -> sqlite3.Connection:
             damaged = _set_aside(path, DAMAGED)
         else:
             try:
-                own = _edge(db) in {None, edge}
+                foreign = _is_foreign(db, edge)
             except BaseException:
                 db.close()
                 raise
-            if own:
+            if not foreign:
                 return db
             db.close()
             _set_aside(path, FORMER)
@@ -976,11 +990,10 @@ def salvage_into(data: Path, damaged: Path, edge: bytes | None) -> Salvaged:
         with damaged.open("rb"):
             pass
         with _locked(data), contextlib.closing(_open(path, create=True)) as db:
-            own = _edge(db)
-            if own not in {None, edge} and edge is not None:
+            if edge is not None and _is_foreign(db, edge):
                 raise JournalError(f"{path}: is the journal of another edge")
             with _transaction(db):
-                found = salvage(damaged, db, edge or own)
+                found = salvage(damaged, db, edge)
                 _mend_ends(db)
             return found
     except (sqlite3.Error, OSError) as error:
@@ -994,6 +1007,8 @@ def _open_if_usable(path: Path) -> sqlite3.Connection | None:
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode not in _UNUSABLE:
             raise
+    except UnicodeDecodeError:
+        pass  # SQLite complains of a name, in which bits rotted
     return None
 
 
@@ -1081,8 +1096,10 @@ def _mend_ends(db: sqlite3.Connection) -> None:
 
     Entries that are missing there become a gap, and a digest that rotted there is known again.
     """
+    # a value whose kind or length rotted: as good as no entry
+    db.execute("DELETE FROM entries WHERE length(CAST(digest AS BLOB)) <> ?", (DIGEST_BYTES,))
     rows = db.execute(
-        f"SELECT id, epoch, e.header, c.header, {_FIRST}, previous FROM epochs e"  # noqa: S608
+        f"SELECT {_EPOCH} FROM epochs e"  # noqa: S608
         " LEFT JOIN header_copies c USING (epoch) ORDER BY id"
     ).fetchall()
     ids = {epoch: epoch_id for epoch_id, epoch, *_ in rows}
@@ -1116,12 +1133,13 @@ def _mend_last_digest(
     and those of the entry don't.
     """
     last = db.execute(
-        "SELECT seq, entry, digest FROM entries WHERE epoch_id = ? ORDER BY seq DESC LIMIT 2",
+        f"SELECT {_ROW} FROM entries WHERE epoch_id = ?"  # noqa: S608
+        " ORDER BY seq DESC LIMIT 2",
         (epoch_id,),
     ).fetchall()
     if not last:
         return
-    seq, entry, stored = last[0]
+    seq, entry, stored, *_ = last[0]
     if len(last) == 2 and last[1][0] == seq - 1:
         before = last[1][2]
     elif seq == first:
@@ -1138,16 +1156,16 @@ def _mend_last_digest(
         )
 
 
-def _edge(db: sqlite3.Connection) -> bytes | None:
-    """Whose the newest epoch is; None where there is none, or no header of it can be read."""
-    headers = db.execute(
-        "SELECT e.header, c.header FROM epochs e LEFT JOIN header_copies c USING (epoch)"
-        " ORDER BY id DESC LIMIT 1"
-    ).fetchone()
-    for header in headers or ():
-        with contextlib.suppress(RemoteError, TypeError):
-            return EpochHeader.decode(header).edge
-    return None
+def _is_foreign(db: sqlite3.Connection, edge: bytes) -> bool:
+    """Whether it is another edge's: its headers can be read, and not one of them names `edge`."""
+    found = False
+    for table in ("epochs", "header_copies"):
+        for (header,) in db.execute(f"SELECT header FROM {table} ORDER BY rowid DESC"):  # noqa: S608
+            with contextlib.suppress(RemoteError, TypeError):
+                if EpochHeader.decode(header).edge == edge:
+                    return False
+                found = True
+    return found
 
 
 def _set_aside(path: Path, why: str) -> Path:
@@ -1190,10 +1208,26 @@ def _open(path: Path, *, create: bool) -> sqlite3.Connection:
                     for statement in _UPGRADES[step]:
                         db.execute(statement)
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        _try_out(db)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _try_out(db: sqlite3.Connection) -> None:
+    """Writes a row of each kind and takes it back: a schema in which bits rotted is damage."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in _TRIAL.split(";")[:-1]:
+            db.execute(statement)
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT}:
+            _raise_corrupt()
+        raise
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
 
 
 def _use_wal(db: sqlite3.Connection, path: Path) -> None:
@@ -1235,8 +1269,19 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-_FIRST: Final = "min(first, coalesce((SELECT min(seq) FROM entries WHERE epoch_id = id), first))"
+_FIRST: Final = (
+    "CAST(max(1, min(first, coalesce((SELECT min(seq) FROM entries WHERE epoch_id = id), first)))"
+    " AS INTEGER)"
+)
 """What is held begins no later than its first entry, whatever rot made of `first`."""
+_RELEASED: Final = "CAST(min(e.released, coalesce(c.released, 0)) AS INTEGER)"
+_EPOCH: Final = (
+    f"id, epoch, CAST(e.header AS BLOB), CAST(c.header AS BLOB), {_FIRST}, CAST(previous AS BLOB)"
+)
+_ROW: Final = (
+    "seq, CAST(entry AS BLOB), CAST(digest AS BLOB), CAST(sealed AS BLOB), CAST(about AS BLOB)"
+)
+"""Bytes, whatever rot made of their kind."""
 
 
 def _epochs(db: sqlite3.Connection) -> list[tuple[int, bytes, int, int, int]]:
@@ -1244,7 +1289,7 @@ def _epochs(db: sqlite3.Connection) -> list[tuple[int, bytes, int, int, int]]:
     return [
         (epoch_id, epoch, first, first - 1 if head is None else head, released)
         for epoch_id, epoch, first, released, head in db.execute(
-            f"SELECT id, epoch, {_FIRST}, min(e.released, coalesce(c.released, 0)),"  # noqa: S608
+            f"SELECT id, epoch, {_FIRST}, {_RELEASED},"  # noqa: S608
             " (SELECT max(seq) FROM entries WHERE epoch_id = id) FROM epochs e"
             " LEFT JOIN header_copies c USING (epoch) ORDER BY id"
         )

@@ -18,6 +18,7 @@ _PageOf = Callable[[int], bytes]
 PAGE_BYTES: Final = 4096
 MAX_ROW_BYTES: Final = 1 << 20
 _INTERIOR_INDEX: Final = 0x02
+_INTERIOR_TABLE: Final = 0x05
 _LEAF_INDEX: Final = 0x0A
 _LEAF_TABLE: Final = 0x0D
 _FILE_HEADER_BYTES: Final = 100
@@ -79,14 +80,23 @@ def _rows_on(
     page: bytes, number: int, size: int, page_of: _PageOf
 ) -> Iterator[tuple[int | None, Row]]:
     head = _FILE_HEADER_BYTES if number == 1 else 0
-    kind = page[head] if len(page) > head else 0
-    if kind not in {_INTERIOR_INDEX, _LEAF_INDEX, _LEAF_TABLE}:
+    kind = page[head] if len(page) > head else _INTERIOR_TABLE
+    if kind == _INTERIOR_TABLE:
         return
-    count = int.from_bytes(page[head + 3 : head + 5], "big")
-    pointers = head + (12 if kind == _INTERIOR_INDEX else 8)
-    for at in range(pointers, min(pointers + 2 * count, size - 1), 2):
+    if kind not in {_INTERIOR_INDEX, _LEAF_TABLE}:
+        kind = _LEAF_INDEX  # as nearly all are: it may be the kind that rotted
+    # Not as many pointers as the page says, which may have rotted too: all up to the first row.
+    at = head + (12 if kind == _INTERIOR_INDEX else 8)
+    rows_from = size
+    while at + 2 <= min(rows_from, len(page)):
+        pointer = int.from_bytes(page[at : at + 2], "big")
+        at += 2
+        if not at <= pointer < size:
+            continue
         with contextlib.suppress(IndexError, ValueError, OverflowError):
-            yield _row(page, int.from_bytes(page[at : at + 2], "big"), kind, size, page_of)
+            row = _row(page, pointer, kind, size, page_of)
+            rows_from = min(rows_from, pointer)
+            yield row
 
 
 def _row(page: bytes, at: int, kind: int, size: int, page_of: _PageOf) -> tuple[int | None, Row]:

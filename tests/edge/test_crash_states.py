@@ -112,8 +112,6 @@ def test_a_name_goes_and_comes_in_order_and_a_sync_settles_what_was_before() -> 
     assert (("a", b"1"),) in left
     assert (("a", b"2"),) in left
     assert () not in left, "one of both names is always there"
-        "an unlink before the name that it follows"
-    )
     assert states([*steps, Sync("a")]) == {(("a", b"2"),)}
 
 
