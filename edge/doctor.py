@@ -100,7 +100,9 @@ def _readers() -> Iterator[Finding]:
     unheard = readers.health().trouble
     readers.start(lambda _event: None)
     began = time.monotonic()
-    while not (health := readers.health()).working:
+    while not (health := readers.health()).working or any(
+        each.trouble == STARTING for each in health.readers
+    ):
         patience = HUNG_S if health.trouble == unheard else LOOK_FOR_READERS_S
         if time.monotonic() > began + patience:
             break
