@@ -958,6 +958,7 @@ def _standings(conn: Connection, device_ids: Sequence[int]) -> dict[int, Row[Any
             d.status,
             d.closing_epoch,
             d.closing_seq,
+            d.left_ms,
             d.compromised_ms,
             exists().where(s.settlements.c.device_id == d.id).label("is_settled"),
         ).where(d.id.in_(device_ids))
@@ -974,7 +975,9 @@ def _as_it_stands(known: Completeness, device: Row[Any]) -> Completeness:
     if device.status == DeviceStatus.COMPROMISED:
         return replace(known, obstacle=Obstacle.COMPROMISED, is_closed=False)
     if device.status == DeviceStatus.RETIRED and device.closing_epoch is None:
-        return replace(known, obstacle=Obstacle.GONE)
+        # It was found, and has stated since then that nothing of before is missing.
+        is_back = known.through_ms is not None and known.through_ms >= device.left_ms
+        return replace(known, obstacle=None if is_back else Obstacle.GONE, is_closed=is_back)
     return replace(known, obstacle=None) if known.is_closed else known
 
 

@@ -320,6 +320,49 @@ def test_a_lost_device_with_taps_of_an_unknown_time_waits_for_a_person(fleet: Fl
     assert [each.through for each in fleet.take_admitted().receipts] == [3]
 
 
+def test_a_lost_device_that_is_found_completes_its_meetings_by_what_it_states(
+    fleet: Fleet,
+) -> None:
+    edge = fleet.edge
+    fleet.send(edge)
+    fleet.do(leaving.give_up, WHY, now=70)
+    edge.tap(LI, minutes(5))
+    fleet.beat(edge, 95)  # of an entry that is still on its way
+    assert not fleet.is_complete()
+    fleet.send(edge, at=96)
+    assert fleet.is_complete()
+    assert fleet.came() == {"李": 1}
+    edge.tap(WANG, minutes(97))  # since then: held, and nothing is concluded before it is looked at
+    fleet.send(edge, 3, at=98)
+    fleet.beat(edge, 99)
+    assert fleet.came() == {"李": 1}
+    assert fleet.is_complete()  # nothing of before can be missing
+
+
+def test_a_thousand_entries_wait_and_none_is_lost(fleet: Fleet) -> None:
+    edge = fleet.edge
+    for number in range(1_000):
+        edge.tap(uid(number), minutes(1))
+    fleet.do(leaving.retire, WHY, now=61)
+    for first, last in ((801, 1_000), (1, 400), (401, 800)):
+        fleet.beat(edge, 62, closing=True)
+        assert fleet.status() is DeviceStatus.ACTIVE
+        fleet.send(edge, first, last)
+    fleet.beat(edge, 63, closing=True)
+    assert fleet.status() is DeviceStatus.ACTIVE
+    fleet.send(edge, 1_001)
+    fleet.beat(edge, 64, closing=True)
+    assert fleet.status() is DeviceStatus.RETIRED
+    assert fleet.count(s.entries) == 1_001
+
+
+def test_a_compromised_device_cannot_retire_itself(fleet: Fleet) -> None:
+    edge = compromised(fleet)
+    landed = fleet.beat(edge, 30, closing=True)
+    assert landed.rejected == {Reason.INACTIVE_DEVICE: 1}
+    assert fleet.status() is DeviceStatus.COMPROMISED
+
+
 # --- compromise -----------------------------------------------------------------------------------
 
 
