@@ -754,7 +754,10 @@ def account_list(config: Config = None) -> None:
     """List the accounts, their roles and organisations."""
     with _Hub.open(config) as hub, reading(hub.engine) as conn:
         for row in accounts_in(conn, true()):
-            state = "disabled" if row.disabled_ms is not None else "active"
+            is_locked = (row.locked_until_ms or 0) > _now_ms()
+            state = "locked" if is_locked else "active"
+            if row.disabled_ms is not None:
+                state = "disabled"
             print(f"{row.login}\t{row.name}\t{_word(Role(row.role))}\t{row.organisation}\t{state}")
 
 

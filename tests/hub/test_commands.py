@@ -158,7 +158,11 @@ def test_an_account_is_made_listed_reset_and_ended(hub: Cli) -> None:
     first = hub.ok(*account).strip()
     assert re.fullmatch(r"(?:[a-z2-9]{4}-){3}[a-z2-9]{4}", first)
     assert hub.ok("account", "list") == "wang\t王\t支部书记 SECRETARY\t某区党委\tactive\n"
+    with closing(sqlite3.connect(hub.database)) as db, db:
+        db.execute("UPDATE accounts SET locked_until_ms = ?", [int(time.time() + 60) * 1000])
+    assert hub.ok("account", "list").endswith("\tlocked\n")
     second = hub.ok("account", "reset", "WANG").strip()
+    assert hub.ok("account", "list").endswith("\tactive\n")
     assert second != first
     hub.ok("account", "disable", "wang")
     assert hub.ok("account", "list").endswith("\tdisabled\n")
