@@ -4,7 +4,6 @@ Real recorder, journal and courier; sticks are folders that a list of mounts nam
 systems where they must be full, write-protected or gone.
 """
 
-import contextlib
 import errno
 import logging
 import os
@@ -202,16 +201,15 @@ def test_there_and_back_and_everything_has_its_receipt(site: Site) -> None:
     assert site.hub.hellos[-1].held == ((site.hub.beats[-1].epoch, 7, 8),)
 
 
-def test_a_large_backlog_is_many_messages_and_none_is_missing(site: Site) -> None:
-    with contextlib.ExitStack() as stack:
-        stack.callback(site.place.door.notices.clear)
-        site.place.tap(1_200)
+def test_a_backlog_is_many_messages_and_none_is_missing(site: Site) -> None:
+    for _ in range(6):
+        site.place.tap(100)
     point = site.stick()
-    assert site.sticks.serve(point)[1].entries == 1_201
+    assert site.sticks.serve(point)[1].entries == 601
     reader = site.hub.read(site.written(point))
-    assert reader.items > 4
+    assert reader.items > 3
     assert set(site.hub.seen.values()) == {1}
-    assert len(site.hub.seen) == 1_201
+    assert len(site.hub.seen) == 601
 
 
 def test_cut_off_at_any_byte_nothing_is_made_up_and_the_whole_still_counts_once(

@@ -197,16 +197,16 @@ def test_files_and_network_at_the_same_time_store_each_entry_once(hub: Hub) -> N
     assert hub.uids() == wanted(*(100 * n + m for n in range(3) for m in range(30)))
 
 
-def test_several_edges_and_epochs_in_one_file_and_in_any_order(hub: Hub) -> None:
-    one, two = tapped(hub.edge(), 5), tapped(hub.edge(), 5, first=10)
+def test_several_edges_and_epochs_in_one_file_and_in_any_order(lite: Hub) -> None:
+    one, two = tapped(lite.edge(), 5), tapped(lite.edge(), 5, first=10)
     items = items_of(one) + items_of(two)
     early = one.epoch
     one.reopen()
     tapped(one, 3, first=20)
     items += items_of(one)
     random.Random(5).shuffle(items)
-    [taken], receipts = hub.take(written(items))
-    assert hub.uids() == wanted(*range(5), *range(10, 15), *range(20, 23))
+    [taken], receipts = lite.take(written(items))
+    assert lite.uids() == wanted(*range(5), *range(10, 15), *range(20, 23))
     assert {(each.edge, each.epoch, each.through) for each in receipts} == {
         (one.edge, early, 6),
         (one.edge, one.epoch, 4),
@@ -295,22 +295,22 @@ def test_whatever_becomes_of_a_file_only_what_the_edge_wrote_is_stored_and_once(
     assert set(new) <= set(wanted(*range(6), *range(100, 106)))
 
 
-def test_what_is_not_ours_is_counted_and_gets_no_receipt(hub: Hub) -> None:
-    stranger, pending = FakeEdge(hub.keyring.public()), hub.edge("PENDING")
-    good = tapped(hub.edge(), 3)
-    forged = FakeEdge(hub.keyring.public())
+def test_what_is_not_ours_is_counted_and_gets_no_receipt(lite: Hub) -> None:
+    stranger, pending = FakeEdge(lite.keyring.public()), lite.edge("PENDING")
+    good = tapped(lite.edge(), 3)
+    forged = FakeEdge(lite.keyring.public())
     forged.edge = good.edge
     forged.reopen()
     tapped(forged, 3, first=50)
     items = items_of(tapped(stranger, 2)) + items_of(pending) + items_of(forged) + items_of(good)
-    [taken], receipts = hub.take(written(items))
+    [taken], receipts = lite.take(written(items))
     assert [each.epoch for each in receipts] == [good.epoch]
-    assert hub.uids() == wanted(*range(3))
+    assert lite.uids() == wanted(*range(3))
     assert taken.rejected[Reason.UNKNOWN_DEVICE] == 3
     assert taken.rejected[Reason.INACTIVE_DEVICE] == 3
     assert taken.rejected[Reason.BAD_SIGNATURE] == 3
     assert not taken.is_sound
-    with hub.engine.begin() as conn:
+    with lite.engine.begin() as conn:
         rows = conn.execute(select(s.rejection_counts.c.reason, s.rejection_counts.c.count))
         assert {row.reason: row[1] for row in rows} == {
             Reason.UNKNOWN_DEVICE: 3,
@@ -405,19 +405,19 @@ def test_what_a_compromised_device_sends_is_held_and_not_receipted(hub: Hub) -> 
 # --- the command's words and files ----------------------------------------------------------------
 
 
-def test_a_folder_is_taken_in_and_its_receipts_lie_beside(hub: Hub, tmp_path: Path) -> None:
-    one, two = tapped(hub.edge(), 4), tapped(hub.edge(), 2, first=50)
+def test_a_folder_is_taken_in_and_its_receipts_lie_beside(lite: Hub, tmp_path: Path) -> None:
+    one, two = tapped(lite.edge(), 4), tapped(lite.edge(), 2, first=50)
     stick = tmp_path / "stick"
     stick.mkdir()
     for edge in (one, two):
         (stick / f"shuaka-{edge.edge.hex()}.up").write_bytes(written(items_of(edge)))
     (stick / "holiday.jpg").write_bytes(b"\xff\xd8")
-    assert hub.run(stick), hub.said
-    assert sorted(hub.said)[-4:] == sorted(hub.said)
+    assert lite.run(stick), lite.said
+    assert sorted(lite.said)[-4:] == sorted(lite.said)
     for edge in (one, two):
         up, down = f"shuaka-{edge.edge.hex()}.up", stick / answer_name(edge.edge)
-        assert any(up in each and f"{edge.name}: " in each for each in hub.said)
-        [receipt] = hub.receipts(down.read_bytes())
+        assert any(up in each and f"{edge.name}: " in each for each in lite.said)
+        [receipt] = lite.receipts(down.read_bytes())
         assert (receipt.edge, receipt.through) == (edge.edge, len(edge.entries))
     assert sorted(path.suffix for path in stick.iterdir()) == [
         ".down",
@@ -426,9 +426,9 @@ def test_a_folder_is_taken_in_and_its_receipts_lie_beside(hub: Hub, tmp_path: Pa
         ".up",
         ".up",
     ]
-    assert hub.run(stick, stick)
-    assert sum("here already" in each for each in hub.said) == 4
-    assert hub.uids() == wanted(*range(4), 50, 51)
+    assert lite.run(stick, stick)
+    assert sum("here already" in each for each in lite.said) == 4
+    assert lite.uids() == wanted(*range(4), 50, 51)
 
 
 def test_what_cannot_be_taken_is_said_and_stops_no_other(lite: Hub, tmp_path: Path) -> None:
