@@ -155,6 +155,7 @@ def on_disk(data: Path) -> list[Entry]:
             decode_entry(entry)
             for held in reader.epochs()
             for _, entry, _, _ in reader.entries(held.epoch)
+            if entry  # where a gap ends there is none
         ]
     finally:
         reader.close()
@@ -394,6 +395,33 @@ def test_a_full_disk_shows_red_and_room_again_is_a_new_epoch(
     told = [each for each in on_disk(place.data) if not isinstance(each, (ClockSample, Tap))]
     assert [type(each) for each in told[-2:]] == [entries.ReaderDown, entries.ReaderUp]
     assert told[-2].at.boottime_ms < told[-1].at.boottime_ms, "the time without a record is stated"
+
+
+def test_a_journal_that_is_deleted_under_it_shows_red_once_and_its_loss_is_stated(
+    place: Place,
+) -> None:
+    place.start()
+    place.recorder.reader_event(ReaderUp("r"))
+    place.tap(1)
+    place.wait(1)
+    before = place.listener.of(Opened)[0]
+    for path in place.data.glob("journal.db*"):
+        path.unlink()
+    place.tap(2)
+    wait_for(lambda: Outcome.FAILED in [each.outcome for each in place.door.notices], "red")
+    place.tap(3)
+    wait_for(lambda: place.door.outcomes[-1] is Outcome.RECORDED, "a light again")
+    assert place.door.outcomes.count(Outcome.FAILED) == 1
+    with closing(JournalReader(place.data)) as reader:
+        lost, now = reader.epochs()
+        assert lost.epoch == before.epoch
+        batch, _ = reader.batch(lost.epoch, 1, lost.head)
+        [gap] = batch.items
+        assert isinstance(gap, entries.Gap)
+        assert (gap.first, gap.last) == (1, lost.head)
+        parent = entries.EpochHeader.decode(now.header).parent
+        assert parent is not None
+        assert (parent.epoch, parent.seq, parent.digest) == (lost.epoch, lost.head, gap.digest)
 
 
 def test_a_card_that_makes_the_code_fail_shows_red_and_the_next_is_recorded(
