@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 
 from edge import cli
+from edge.actsocket import ActServer
+from edge.config import ConfigError, load
 from edge.couriers import Everybody, usb
 from edge.couriers.file import Export, folder_of, up_name, write_whole
 from edge.couriers.statement import Statement
@@ -540,6 +542,14 @@ def test_what_is_mounted_below_the_folder_is_found() -> None:
     ]
 
 
+@pytest.mark.parametrize("folder", ["media", "/media/../etc", ""])
+def test_a_folder_that_is_none_is_refused(tmp_path: Path, folder: str) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text(f'[usb]\nmounts = "{folder}"\n')
+    with pytest.raises(ConfigError, match=r"usb\.mounts"):
+        load(config)
+
+
 @pytest.mark.usefixtures("quick")
 def test_plugged_in_it_is_written_and_the_door_tells(site: Site) -> None:
     site.sticks.start()
@@ -651,6 +661,24 @@ def test_export_while_the_daemon_records(
     assert (reader.ending, reader.items) == (Ending.WHOLE, 2)
     assert export(enrolled, str(file.parent)) == 0
     assert (file.parent / up_name(enrolled.place.edge)).exists()
+
+
+def test_export_asks_the_daemon_up_to_when_nothing_is_missing(
+    enrolled: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    enrolled.place.tap(2)
+    file = tmp_path / "out.up"
+    assert export(enrolled, str(file)) == 0
+    assert "up to when nothing is missing" in capsys.readouterr().out
+    acts = ActServer(enrolled.place.data, enrolled.place.recorder, enrolled.sticks._statement.ask)
+    acts.start()
+    try:
+        assert export(enrolled, str(file)) == 0
+    finally:
+        acts.stop()
+    assert "up to when" not in capsys.readouterr().out
+    enrolled.hub.read(file.read_bytes())
+    assert [beat.head for beat in enrolled.hub.beats] == [3]
 
 
 def test_export_of_all_gives_what_has_a_receipt_as_well(enrolled: Site, tmp_path: Path) -> None:
