@@ -316,7 +316,7 @@ def _frame(heard: bytearray) -> bytes | None:
     head = heard[at + 2 :]
     if len(head) < 2:
         return None
-    if head[:2] in (b"\x00\xff", b"\xff\x00"):  # ACK, NACK
+    if bytes(head[:2]) in (b"\x00\xff", b"\xff\x00"):  # ACK, NACK
         del heard[: at + 4]
         return b""
     size, begins = head[0], 2

@@ -50,7 +50,8 @@ class CpuCard:
                 if wanted > len(held):
                     return bytes([0x6C, len(held)])
                 return held[apdu[3] :][:wanted] + OK
-        return NO_SUCH_COMMAND
+            case _:
+                return NO_SUCH_COMMAND
 
 
 @dataclass
@@ -82,7 +83,8 @@ class ClassicCard:
                 if self._open is None or self._open != _sector(apdu[3]):
                     return REFUSED
                 return self.blocks.get(apdu[3], bytes(16)) + OK
-        return NO_SUCH_FUNCTION
+            case _:
+                return NO_SUCH_FUNCTION
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,21 +5,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture import capabilities, cuts, fuzz
+from tests.torture import cuts, fuzz
 from tests.torture.result import Result, keep, kept, table
 
 SEED = int(os.environ.get("SHUAKA_TORTURE_SEED", "20261124"))
 
 
+def _need_loop_devices() -> None:
+    if why := cuts.missing():
+        pytest.skip(f"SKIPPED: {why}")
+
+
+@pytest.mark.loop
 @pytest.mark.timeout(300)
 def test_nothing_acknowledged_is_lost_by_a_power_cut_on_ext4() -> None:
-    capabilities.need(cuts.missing())
+    _need_loop_devices()
     assert cuts.run(100, SEED).is_clean
 
 
+@pytest.mark.loop
 @pytest.mark.timeout(120)
 def test_a_journal_that_does_not_wait_for_the_disk_is_found_out() -> None:
-    capabilities.need(cuts.missing())
+    _need_loop_devices()
     assert cuts.run(10, SEED, "PRAGMA synchronous=OFF").lost
 
 
