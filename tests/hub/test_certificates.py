@@ -129,7 +129,7 @@ def test_one_whose_certificate_has_expired_gets_another(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("status", ["PENDING", "RETIRED", "COMPROMISED"])
 def test_who_is_not_active_gets_none(fleet: Fleet, status: str) -> None:
-    fleet.put("甲", status=status)
+    fleet.put("甲", status=status, left_ms=NOW, compromised_ms=NOW)
     assert fleet.refused(fleet.asks("甲").seal(fleet.keys["甲"])) == 403
     assert fleet.given("乙")
 
@@ -212,7 +212,7 @@ def test_certificates_of_who_has_left_count_no_more_as_long_as_they_would_last(
     fleet.given("乙")
     assert fleet.revoked() == set()
     assert fleet.let_in() == set(fleet.ids.values())
-    fleet.put("甲", status=status)
+    fleet.put("甲", status=status, left_ms=NOW, compromised_ms=NOW)
     assert fleet.revoked() == own
     assert fleet.let_in() == {fleet.ids["乙"]}
     assert fleet.revoked(NOW + 91 * DAY_MS) == set()
