@@ -31,6 +31,7 @@ from hub.auth.tokens import random_text
 from hub.context import Carry, Certify, Context, Enrol, Health, Joining
 from hub.failures import BodyLimit, SameSite, SecurityHeaders, answer_failures
 from hub.imports.jobs import Desk
+from hub.issuing import Brake
 from hub.web import (
     access,
     accounts,
@@ -94,6 +95,7 @@ def create_app(
     app.state.boards = {}  # of `hub.web.live`
     app.state.desk = Desk(engine, clock)
     app.state.outbox = sticks.Outbox()
+    app.state.desk_brake = Brake()
     app.state.desk_streams = Counter[bytes]()  # of `hub.web.issuing`
     app.add_middleware(BodyLimit)
     app.add_middleware(SameSite)

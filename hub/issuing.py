@@ -5,19 +5,23 @@ card nothing is told but its last characters, and whose it is only within the as
 number that was read is forgotten when it has been used, when the station reads the next one, and
 after ten minutes; whatever is said of a card follows the rules of `hub.cards`, is written down with
 its author, and happens whole or not at all. What a station has bound can be undone, the last first,
-for twelve hours, unless the cards were changed since.
+for twelve hours, unless the cards were changed since. Nothing can be bound of what a station has
+read whose token holds no more. To be told ELSEWHERE says that a number is some member's: it is
+written down, and `Brake` bounds how many numbers a token may ask about.
 
 Functions that write take a connection in a write transaction and leave the commit to the caller.
 """
 
 import json
+import threading
 import uuid
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
-from hub import cards
+from hub import audit, cards
 from hub.auth.callers import Caller
 from hub.auth.tokens import is_valid
 from hub.derive import lock
@@ -35,7 +39,27 @@ UNDO_MS: Final = 12 * 3600_000
 BACK_MS: Final = 90 * 24 * 3600_000
 """Taps of unknown cards are looked for so far back: older ones are in no list."""
 
+READS_A_MINUTE: Final = 60
+"""Of one token; a hand takes two seconds for a card."""
+
 _MINUTE_MS: Final = 60_000
+
+
+class Brake:
+    """How often each token has read within the last minute, in this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read: defaultdict[int, deque[int]] = defaultdict(lambda: deque(maxlen=READS_A_MINUTE))
+
+    def lets(self, token_id: int, now_ms: int) -> bool:
+        """Whether it may read another; if so, that is counted."""
+        with self._lock:
+            read = self._read[token_id]
+            if len(read) == READS_A_MINUTE and read[0] > now_ms - _MINUTE_MS:
+                return False
+            read.append(now_ms)
+            return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +123,15 @@ def note(conn: Connection, caller: Caller, credential: Credential, now_ms: int) 
         )
     )
     return public_id
+
+
+def heard(conn: Connection, caller: Caller, reading: uuid.UUID, now_ms: int) -> Reading:
+    """What the station is told of what it has just read; an ELSEWHERE is written down."""
+    found = find(conn, caller.organisation_id, reading, now_ms)
+    if found.state is CardState.ELSEWHERE:
+        where = caller.organisation_id
+        audit.record(conn, caller, "card.elsewhere", where, "reading", reading, now_ms)
+    return found
 
 
 def forget(conn: Connection, now_ms: int) -> None:
@@ -272,7 +305,11 @@ def _readings(scope: int, now_ms: int) -> Any:
     return (
         select(s.desk_readings, t.name.label("station"))
         .join(s.tokens, t.id == d.token_id)
-        .where(within(scope, t.organisation_id), d.expires_ms > now_ms)
+        .where(
+            within(scope, t.organisation_id),
+            d.expires_ms > now_ms,
+            or_(is_valid(now_ms), d.value.is_(None)),  # what was done can be undone all the same
+        )
     )
 
 

@@ -6,11 +6,11 @@ Of a card's number nothing but the last characters leaves the hub. See `hub.issu
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, HTTPException
+from fastapi import APIRouter, Depends, HTTPException, Request
 from pydantic import Field
 
 from hub import cards, issuing
-from hub.api.answers import DONE
+from hub.api.answers import DONE, problem
 from hub.api.models import In, Moment, Out, PersonOut, Time, Told, person
 from hub.api.taps import CardOut, card_out, doing, ms
 from hub.audit import Look
@@ -81,8 +81,12 @@ class ReadingOut(Out):
     expires_at: Time = Field(description="Then the hub has forgotten it.")
 
 
-@router.post("/readings", responses=DONE, status_code=201)
-def read_card(caller: Asking, hub: Hub, wanted: ReadRequest) -> ReadingOut:
+@router.post(
+    "/readings",
+    responses={**DONE, 429: problem("The token has read too many cards within a minute.")},
+    status_code=201,
+)
+def read_card(request: Request, caller: Asking, hub: Hub, wanted: ReadRequest) -> ReadingOut:
     """A station has read a card. What it read before is forgotten, unless it was used."""
     if wanted.scheme in _NO_CARDS:
         raise HTTPException(422, "scheme: is none of a card")
@@ -92,9 +96,16 @@ def read_card(caller: Asking, hub: Hub, wanted: ReadRequest) -> ReadingOut:
         credential = Credential(wanted.scheme, wanted.issuer, wanted.value)
     except InvalidCredentialError:  # which would quote the number
         raise HTTPException(422, "value: is no number that a card of this scheme has") from None
+    brake: issuing.Brake = request.app.state.desk_brake
+    if caller.token_id is not None and not brake.lets(caller.token_id, hub.clock()):
+        raise HTTPException(
+            429,
+            f"more than {issuing.READS_A_MINUTE} cards within a minute: wait one, then go on",
+            {"Retry-After": "60"},
+        )
     with doing(hub) as conn:
         name = issuing.note(conn, caller, credential, hub.clock())
-        found = issuing.find(conn, caller.organisation_id, name, hub.clock())
+        found = issuing.heard(conn, caller, name, hub.clock())
     if found.holder_id is not None:
         hub.looks(caller, Look("card.api", member_id=found.holder_id))
     told = Told(hub.zone)

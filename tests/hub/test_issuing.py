@@ -16,9 +16,10 @@ from sqlalchemy import Engine, select, update
 from hub import issuing, serve
 from hub.auth.tokens import new_token, revoke
 from hub.domain.terms import Role, Verdict
-from hub.issuing import READING_MS, UNDO_MS
+from hub.issuing import READING_MS, READS_A_MINUTE, UNDO_MS
 from hub.store import schema as s
 from hub.store.engine import reading as reads
+from hub.store.scope import NotFoundError
 from hub.web.live import STREAMS_A_SESSION
 from tests.hub.site import PASSWORD, Client, Site, serving
 from tests.hub.web.test_live import Stream
@@ -186,6 +187,68 @@ def test_a_look_is_written_where_somebody_is_named(site: Site) -> None:
         site.world(conn).card("李", CARD)
     read(client)
     assert looks() == [site.ids["李"]]
+
+
+def test_to_be_told_that_a_card_is_somebody_s_elsewhere_is_written_down(site: Site) -> None:
+    def written() -> list[Any]:
+        a = s.audit.c
+        with reads(site.engine) as conn:
+            found = conn.execute(select(s.audit).where(a.what == "card.elsewhere")).all()
+        assert CARD not in str(found)
+        assert "李" not in str(found)
+        return [(row.token_id is not None, row.organisation_id) for row in found]
+
+    client = site.client(token="乙")
+    read(client)
+    assert written() == []
+    with site.engine.begin() as conn:
+        site.world(conn).card("李", CARD)
+    read(site.client(token="甲"))
+    assert written() == []
+    read(client)
+    assert written() == [(True, site.ids["乙"])]
+
+
+def test_a_token_cannot_ask_about_number_after_number(site: Site) -> None:
+    client, other = site.client(token="乙"), site.client(token="甲")
+    said = {"scheme": "uid", "value": CARD}
+    for _ in range(READS_A_MINUTE - 1):
+        read(client)
+    site.now_ms += 30_000
+    read(client)
+    refused = client.post("/api/v1/desk/readings", json=said)
+    assert refused.status_code == 429
+    assert "within a minute" in refused.json()["detail"]
+    assert "UNKNOWN" not in refused.text
+    read(other)
+    site.now_ms += 30_001
+    for _ in range(READS_A_MINUTE - 1):
+        read(client)
+    assert client.post("/api/v1/desk/readings", json=said).status_code == 429
+
+
+def test_of_a_revoked_station_nothing_is_bound_but_what_was_done_can_be_undone(site: Site) -> None:
+    page, station = site.signed_in("甲"), site.client(token="甲")
+    done = read(station)
+    assert bind(station, done, "王").status_code == 200
+    read(station, OTHER)
+    fields = hidden(page.get(f"/cards/desk?member={public_id('李')}").text)
+    before = tables(site)
+    with site.engine.begin() as conn:
+        assert revoke(conn, "甲秘书", site.now_ms)
+    refused = page.post("/cards/desk/bind", data={**fields, "old": "keep"})
+    assert refused.status_code == 422
+    assert "已经不是刚才刷的那张卡了" in refused.text
+    assert tables(site) == before
+    with reads(site.engine) as conn:
+        for name in conn.scalars(
+            select(s.desk_readings.c.public_id).where(s.desk_readings.c.value.is_not(None))
+        ):
+            with pytest.raises(NotFoundError):
+                issuing.find(conn, site.ids["甲"], name, site.now_ms)
+    undone = page.post("/cards/desk/undo", data={"reading": done["public_id"]})
+    assert undone.status_code == 303
+    assert tables(site) != before
 
 
 @pytest.mark.parametrize(
@@ -437,6 +500,18 @@ def test_the_page_takes_a_time_and_a_code(site: Site) -> None:
     assert page.post("/cards/desk/bind", data=right).status_code == 303
     made = cards(site, "王")[0]
     assert (made["code"], made["valid_from"][:16]) == ("0815", "2026-04-24T11:00")
+
+
+def test_each_button_that_binds_says_which_card(site: Site) -> None:
+    """The form is exchanged under the finger when another card is read."""
+    page, station = site.signed_in("甲"), site.client(token="甲")
+    for value in (CARD, OTHER):
+        read(station, value)
+        html = page.get(f"/cards/desk?member={public_id('王')}").text
+        form = html[html.index('action="/cards/desk/bind"') :]
+        buttons = re.findall(r"<button[^>]*>([^<]*)<", form[: form.index("</form>")])
+        assert len(buttons) == 3
+        assert all(f"末四位 {value[-4:]}：" in each for each in buttons)
 
 
 def test_a_form_of_another_card_than_the_last_is_told_so(site: Site) -> None:

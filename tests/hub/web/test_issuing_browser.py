@@ -95,7 +95,7 @@ def test_without_javascript_a_reload_shows_the_card(site: Site) -> None:
         sign_in(page, url, WANG)
         reads(CARD)
         page.get_by_role("link", name="刷新").click()
-        page.get_by_text("1234").wait_for()
+        page.get_by_text("1234", exact=True).wait_for()
         page.get_by_role("link", name="改起始时间").click()
         page.get_by_label("卡的编号").fill("0815")
         page.get_by_role("button", name="登记为本人的卡").click()
