@@ -419,9 +419,10 @@ class Sender:
             self._flights[0].carried_at = now
 
     def _rouse(self) -> None:
-        """There is a hub again: no epoch rests any longer."""
+        """There is a hub again: no epoch rests any longer, nor for long after its next failure."""
         for lane in self._lanes.values():
             lane.rests_until = 0
+            lane.failures = min(lane.failures, 2)
 
     def _start_over(self, now: int) -> None:
         """Sending goes on from the first entry without a receipt that is not on its way."""
