@@ -28,7 +28,7 @@ from edge.feedback.reader import ReaderLamps
 from edge.feedback.sound import Sound
 from edge.kiosk import open_kiosk
 from edge.kiosk.face import Face
-from edge.readers import CardRead, ReaderEvent, Readers
+from edge.readers import CardRead, CardUnreadable, ReaderEvent, Readers
 from edge.readers.nfc import NfcReaders
 from edge.readers.pcsc import PcscReaders
 from edge.readers.wedge import WedgeReaders
@@ -112,7 +112,7 @@ class Daemon:
             return identity
 
         def refuse(event: ReaderEvent) -> None:
-            if isinstance(event, CardRead):
+            if isinstance(event, CardRead | CardUnreadable):
                 feedback.show(Notice(Outcome.NOT_ENROLLED, event.reader))
 
         readers = self._readers()

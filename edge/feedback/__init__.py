@@ -136,7 +136,7 @@ class Outcome(Enum):
         _tones(100, 100, 494, 587),
         _flashes(2, 100, 100, 400),
     )
-    """The card authorised an action, which is recorded; it is no check-in."""
+    """The card authorised an action, which is recorded; it shows its holder as a tap does."""
     UNREADABLE = (
         "↻",
         Light.RED_BLINKING,
@@ -175,7 +175,7 @@ class Outcome(Enum):
 ALREADY_RECOGNISED: Final = "您已签到，无需重复刷卡"
 ALREADY_UNKNOWN: Final = "已记录过，待核对"
 """The wording of UNKNOWN for a card that was recorded as that a moment ago."""
-ALREADY_ACTED: Final = "操作已记录；如需签到，请稍后再刷"
+ALREADY_ACTED: Final = "操作已记录，无需重复刷卡"
 """The wording of ACTED for a card that authorised something a moment ago."""
 REHEARSING: Final = "演练中，刷卡不记录"
 """Beside all that is shown while virtual cards try the venue: no real card is read."""

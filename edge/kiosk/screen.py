@@ -25,6 +25,9 @@ FRESH_MS: Final = 60_000
 MANY: Final = 20
 """So many entries that wait while the hub listens are worth a line."""
 
+GONE_MS: Final = 3_600_000
+"""A reader that has been down for longer was taken away, or has another name at another port."""
+
 
 class Look(StrEnum):
     """Colour, shape and symbol of the whole screen; the style sheet has one of each for it."""
@@ -347,15 +350,20 @@ def _own(recorder: RecorderStatus | None) -> tuple[Part, Part, Part]:
             Part("reader", State.UNKNOWN, "读卡未知"),
             Part("storage", State.UNKNOWN, "存储未知"),
         )
-    up = sum(each.up for each in recorder.readers)
-    all_up = up == len(recorder.readers)
+    known = [
+        each
+        for each in recorder.readers
+        if each.up or recorder.boottime_ms - each.since_boottime_ms < GONE_MS
+    ]
+    up = sum(each.up for each in known)
+    all_up = up == len(known)
     return (
         Part("clock", State.GOOD, "时钟准确")
         if recorder.clock_trusted
-        else Part("clock", State.BAD, "时钟待校"),
+        else Part("clock", State.BAD, "时钟未校准"),
         Part("reader", State.GOOD, "读卡正常")
         if up and all_up
-        else Part("reader", State.BAD, f"读卡 {up}/{len(recorder.readers)}" if up else "无读卡器"),
+        else Part("reader", State.BAD, f"读卡 {up}/{len(known)}" if up else "无读卡器"),
         Part("storage", State.BAD, "存储故障")
         if recorder.failure or recorder.stalled
         else Part("storage", State.GOOD, "存储正常"),

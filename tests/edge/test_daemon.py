@@ -29,6 +29,7 @@ from edge.feedback import Notice, Outcome, Standing
 from edge.feedback.console import Console
 from edge.feedback.gpio import PinNumbers, Pins
 from edge.feedback.sound import Sound
+from edge.readers import CardGone, CardSeen, CardUnreadable, ReaderUp, Sink, Unreadable
 from edge.readers.nfc import NfcReaders
 from edge.readers.pcsc import PcscReaders
 from edge.readers.simulated import Plug, Present, Remove, SimulatedReaders, Step
@@ -55,6 +56,33 @@ def taps() -> Iterator[Step]:
         time.sleep(0.02)
         yield Present("r", Credential("uid", "", "04112233445566"))
         yield Remove("r")
+
+
+class Silent:
+    """A reader at which one card after the other cannot be read."""
+
+    def start(self, sink: Sink) -> None:
+        sink(ReaderUp("r"))
+        sink(CardSeen("r", 1, 1))
+        sink(CardUnreadable("r", 1, 1, Unreadable.BAD_ANSWER))
+        sink(CardGone("r", 1))
+
+    def stop(self) -> None:
+        pass
+
+
+def test_also_a_card_that_cannot_be_read_is_told_that_nothing_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = Door()
+    daemon = Daemon(Config(edge=EdgeSection(tmp_path)))
+    monkeypatch.setattr(daemon, "_readers", lambda: [Silent()])
+    thread = threading.Thread(target=daemon._wait_for_identity, args=(door,))
+    thread.start()
+    wait_for(lambda: len(door.notices) == 1, "a light")
+    daemon._stopping.set()
+    thread.join(5)
+    assert [each.outcome for each in door.notices] == [Outcome.NOT_ENROLLED]
 
 
 class AtADoor(Daemon):

@@ -32,7 +32,18 @@ from edge.feedback.fanout import Fanout
 from edge.kiosk import corner, open_kiosk, server
 from edge.kiosk.corner import CannotError
 from edge.kiosk.face import RESULT_MS, Face, NotNowError
-from edge.kiosk.screen import LARGEST, Look, Screen, State, Told, Undone, age, headline, screen
+from edge.kiosk.screen import (
+    GONE_MS,
+    LARGEST,
+    Look,
+    Screen,
+    State,
+    Told,
+    Undone,
+    age,
+    headline,
+    screen,
+)
 from edge.kiosk.server import MAX_PAGES, Kiosk
 from edge.readers import Unreadable
 from edge.status import CourierStatus, Heard, RecorderStatus, Window
@@ -322,13 +333,23 @@ GOOD = ["网络正常", "平台在线", "时钟准确", "读卡正常", "存储�
         (RECORDER, replace(ONLINE, connected=False), {0: "网络断开", 1: "平台未知"}),
         (RECORDER, replace(ONLINE, hub_online=False), {1: "平台离线"}),
         (RECORDER, replace(ONLINE, hub_online=None), {1: "平台未知"}),
-        (replace(RECORDER, clock_trusted=False), ONLINE, {2: "时钟待校"}),
+        (replace(RECORDER, clock_trusted=False), ONLINE, {2: "时钟未校准"}),
         (replace(RECORDER, readers=()), ONLINE, {3: "无读卡器"}),
         (replace(RECORDER, readers=(ReaderState("r", False, 1),)), ONLINE, {3: "无读卡器"}),
         (
             replace(RECORDER, readers=(ReaderState("r", False, 1), ReaderState("s", True, 1))),
             ONLINE,
             {3: "读卡 1/2"},
+        ),
+        (  # it was exchanged for another an hour ago
+            replace(
+                RECORDER,
+                boottime_ms=GONE_MS + 1,
+                heard=None,
+                readers=(ReaderState("r", False, 1), ReaderState("s", True, 1)),
+            ),
+            ONLINE,
+            {},
         ),
         (replace(RECORDER, failure="disk full"), ONLINE, {4: "存储故障"}),
         (replace(RECORDER, stalled=True), ONLINE, {4: "存储故障"}),
