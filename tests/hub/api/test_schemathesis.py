@@ -12,6 +12,8 @@ import pytest
 from sqlalchemy import Engine, select
 
 from hub.auth.tokens import new_token
+from hub.authority import Authority
+from hub.certificates import certify
 from hub.context import Joining
 from hub.devices import enrol
 from hub.domain.terms import Role
@@ -40,7 +42,13 @@ def test_nothing_breaks_its_description(engine: Engine, tmp_path: Path, role: Ro
         return enrol(engine, keyring, "mqtt://localhost", keys, proof, minutes(0))
 
     joining = Joining(keyring.public().fingerprint(), "mqtt://localhost")
-    site = Site(engine, enrol=answer, joining=joining)
+    authority = Authority.make(tmp_path, minutes(0))
+    site = Site(
+        engine,
+        enrol=answer,
+        joining=joining,
+        certify=lambda asked: certify(engine, keyring, authority, asked, minutes(0)),
+    )
     site.tap("李", minutes(-10))
     with engine.begin() as conn:
         stranger = site.world(conn).card(None, "04FEEDFACE1234")
