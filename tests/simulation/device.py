@@ -100,7 +100,7 @@ class Device:
         self.weeks_alone = 0
         self.outcomes: list[Outcome] = []
         self._message = self._wakes = 0
-        self._generations: dict[bytes, int] = {}
+        self._tries = False
 
     # --- its life ---------------------------------------------------------------------------------
 
@@ -218,6 +218,9 @@ class Device:
 
     def _set_alarm(self) -> None:
         assert self.courier is not None
+        if self.recorder is not None and self.recorder._journal is None and not self._tries:
+            self._tries = True
+            self.world.at(self.world.now + 5_500, self._try_again)
         now = self.clock.boottime_ms()
         wake = self.courier._sender.wake_at(now)
         self._wakes += 1
@@ -226,6 +229,11 @@ class Device:
         check(wake > now, f"wakes at {wake}, which is {now}, with nothing to do: it spins")
         mine = self._wakes
         self.world.at(self.world.now + wake - now, lambda: self._wake(mine))
+
+    def _try_again(self) -> None:
+        """While the journal fails, the recorder tries to open it again by itself."""
+        self._tries = False
+        self.idle()
 
     def _wake(self, which: int) -> None:
         if which == self._wakes:

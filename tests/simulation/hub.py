@@ -629,8 +629,8 @@ class FileHub:
             found: dict[Key, int] = {}
             for number, name, public_id in db.execute(
                 "SELECT p.id, p.epoch, d.public_id FROM epochs p JOIN devices d"
-                f" ON d.id = p.device_id{where}",
-                () if only is None else (only[1],),
+                " ON d.id = p.device_id WHERE ? OR p.epoch = ?",
+                (only is None, only and only[1]),
             ).fetchall():
                 spans = db.execute(
                     "SELECT seq, seq FROM entries WHERE epoch_id = ?"

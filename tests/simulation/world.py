@@ -359,7 +359,13 @@ class World:
         self._facts.append((key, fact))
 
     def restore_hub(self) -> None:
-        """An older backup is put back: a new generation."""
+        """An older backup is put back: a new generation.
+
+        Not while a device is away for weeks: what it was given receipts for it may remove before it
+        hears of this. That is a limit of every retention by age, and stated as one.
+        """
+        if any(device.weeks_alone for device in self.devices):
+            return
         self.count("hub restored")
         if self.hub_listens:
             self._state(self._will)
@@ -812,14 +818,14 @@ class World:
             self._put_away(device)
         for device in self.devices:
             unsettled = device.is_forked or bool(self._missing(device))
-            how = rng.choice(("stop", "cut", "on", "on"))
+            how = rng.choice(("stop", "cut", "on", "on")) if not device.weeks_alone else "on"
             if how == "stop" and device.is_on:
                 device.stop()
             elif how == "cut" or (unsettled and not device.is_partitioned):
                 device.die()
             if device.weeks_alone:
                 device.weeks_alone -= 1
-            elif rng.random() < 0.08 / len(self.devices):
+            elif not unsettled and rng.random() < 0.1 / len(self.devices):
                 device.weeks_alone = rng.randint(1, 6)
                 device.part()
             if rng.random() < 0.03:
