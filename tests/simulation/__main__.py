@@ -72,6 +72,7 @@ def main() -> int:
                 "commit": at,
                 "rounds": rounds,
                 "years": round(years, 2),
+                # a world ends at its first violation, of whatever kind: each counts as a loss
                 "lost": broken,
                 "doubled": 0,
                 "worst_converge_s": worst / 1000,
