@@ -51,6 +51,10 @@ HEARTBEAT_MS: Final = 30_000
 COMPLAIN_MS: Final = 60_000
 LONGEST_WAIT_MS: Final = 1_000
 NO_MATCHING_SUBSCRIBERS: Final = 0x10  # MQTT 5 §3.4.2.1
+STEADY_S: Final = 30.0
+"""A connection that did not last so long is followed by a longer wait: two clients with one identity
+would throw each other out many times a second.
+"""
 MAX_INCOMING: Final = 256
 HISTORIES_DIFFER: Final = frozenset({Refusal.BEYOND_HEAD, Refusal.DIGEST_DIFFERS})
 MAX_AT_ONCE: Final = 64
@@ -164,14 +168,17 @@ class Link:
         trouble = ""
         while not self._stopping.is_set():
             self._was_connected = False
+            began = time.monotonic()
             try:
                 self._connect_and_loop()
                 now = "the connection was lost" if self._was_connected else "refused"
             except Exception as error:  # noqa: BLE001  the thread's outermost loop
                 now = str(error) or type(error).__name__
             if self._was_connected:
-                delay, trouble = 0.5, ""
+                trouble = ""
                 self._tell(Disconnected())
+                if time.monotonic() - began > STEADY_S:
+                    delay = 0.5
             if now != trouble and not self._stopping.is_set():
                 log.warning("broker %s:%d: %s", self._broker.host, self._broker.port, now)
             trouble = now

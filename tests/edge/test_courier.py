@@ -19,7 +19,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edge.couriers import mqtt
-from edge.couriers.mqtt import Courier
+from edge.couriers.mqtt import Connected, Courier, Disconnected, Link, LinkEvent
 from edge.enrol import Keys
 from edge.recorder import Recorder
 from edge.store import Journal, JournalError, JournalReader, Owner
@@ -432,9 +432,27 @@ def test_forged_generations_are_not_believed(make: MakePlace, mosquitto: Mosquit
     hub.stop()
 
 
+def test_two_with_one_identity_do_not_throw_each_other_out_for_ever(mosquitto: Mosquitto) -> None:
+    """As two copies of one storage card would."""
+    heard: list[list[LinkEvent]] = [[], []]
+    name = secrets.token_hex(16)
+    broker = Broker("127.0.0.1", mosquitto.port, tls=False)
+    links = [Link(broker, name, ["shuaka/v1/none"], each.append) for each in heard]
+    for link_, told in zip(links, heard, strict=True):
+        link_.start()
+        wait_for(lambda told=told: Connected() in told, "a connection")
+    time.sleep(6)
+    for link_ in links:
+        link_.stop()
+    connections = [told.count(Connected()) for told in heard]
+    assert sum(connections) <= 10, connections  # after 0.5, 1, 2 and 4 seconds at the most
+    assert Disconnected() in heard[0]
+
+
 def test_many_lost_connections_leave_nothing_behind(
     make: MakePlace, mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(mqtt, "STEADY_S", 0)  # each comes back at once
     with TcpProxy(mosquitto.port) as proxy:
         place = make(proxy.port).start()
         hub = place.hub(mosquitto.port).start()
