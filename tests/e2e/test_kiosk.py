@@ -165,7 +165,7 @@ def meeting_now(hub: Hub, folder: Path) -> None:
     """A meeting of the first branch that has begun, of members whose cards are in the register."""
     now = datetime.now(ZONE)
     begin = now - timedelta(minutes=10)
-    end = min(begin + timedelta(hours=2), begin.replace(hour=23, minute=59))
+    end = begin + timedelta(hours=2)
     path = folder / "meetings.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
