@@ -311,6 +311,10 @@ def serve(config: Config = None) -> None:
     )
     with _Hub.open(config, migrates=True) as hub, serving(hub.engine):
         run(hub.engine, hub.keyring, hub.settings)
+    try:
+        sys.stderr.flush()
+    except OSError:  # nobody reads the log: the interpreter would try once more, and end with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 @app.command()

@@ -52,8 +52,8 @@ COMPLAIN_MS: Final = 60_000
 LONGEST_WAIT_MS: Final = 1_000
 NO_MATCHING_SUBSCRIBERS: Final = 0x10  # MQTT 5 §3.4.2.1
 STEADY_S: Final = 30.0
-"""A connection that did not last so long is followed by a longer wait: two clients with one identity
-would throw each other out many times a second.
+"""A connection that did not last so long is followed by a longer wait: two clients with one
+identity would throw each other out many times a second.
 """
 MAX_INCOMING: Final = 256
 HISTORIES_DIFFER: Final = frozenset({Refusal.BEYOND_HEAD, Refusal.DIGEST_DIFFERS})

@@ -58,6 +58,7 @@ DEEDS: Final[Mapping[str, Words]] = {
     "lost": Words("挂失"),
     "reinstate": Words("恢复使用"),
     "undo": Words("撤销登记"),
+    "elsewhere": Words("读到其他组织的卡"),
     "rotate": Words("更换"),
     "drop": Words("弃用"),
     "import": Words("导入"),

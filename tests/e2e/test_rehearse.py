@@ -146,7 +146,8 @@ def test_cancelled_at_any_moment_it_leaves_nothing(site: Site) -> None:
         time.sleep(delay_s)
         process.send_signal(number)
         output, _ = process.communicate(timeout=30)
-        assert process.returncode == 130, output
+        is_done = "结论 result: 通过 passed" in output  # before it was cancelled
+        assert process.returncode == (0 if is_done else 130), output
         assert "Traceback" not in output
         assert site.left_behind() == []
         assert not [

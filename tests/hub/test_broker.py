@@ -307,20 +307,22 @@ def test_no_other_program_is_signalled(tmp_path: Path) -> None:
 def test_mosquitto_is_told(tmp_path: Path) -> None:
     """A program of that name, which says that it was told."""
     (tmp_path / "mosquitto").symlink_to(sys.executable)
+    told = tmp_path / "told"
     script = (
-        "import signal, sys\n"
-        "signal.signal(signal.SIGHUP, lambda *_: (print('told', flush=True), sys.exit()))\n"
+        "import pathlib, signal, sys\n"
+        "signal.signal(signal.SIGHUP, lambda *_: (pathlib.Path(sys.argv[1]).touch(), sys.exit()))\n"
         "print('ready', flush=True)\n"
-        "signal.pause()\n"
+        "while True: signal.pause()\n"
     )
-    child = subprocess.Popen(
-        [tmp_path / "mosquitto", "-c", script], stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    (tmp_path / "pid").write_text(f"{child.pid}\n", "ascii")
-    assert read_anew(str(tmp_path / "pid")) == ""
-    assert child.communicate(timeout=10)[0] == "told\n"
+    with subprocess.Popen(
+        [tmp_path / "mosquitto", "-c", script, told], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        (tmp_path / "pid").write_text(f"{child.pid}\n", "ascii")
+        assert read_anew(str(tmp_path / "pid")) == ""
+        assert child.wait(10) == 0
+    assert told.exists()
 
 
 # --- the authority --------------------------------------------------------------------------------

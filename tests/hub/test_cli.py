@@ -184,7 +184,8 @@ def test_what_init_makes_is_for_its_own_user_alone(cli: Cli) -> None:
     cli.ok("init")
     for path in [cli.data, *cli.data.iterdir()]:
         assert path.stat().st_mode & 0o077 == 0, path
-    assert sorted(path.name for path in cli.data.iterdir()) == ["hub-keys.json", "hub.db"]
+    made = ["hub-ca.key", "hub-ca.pem", "hub-keys.json", "hub.db"]
+    assert sorted(path.name for path in cli.data.iterdir()) == made
 
 
 def test_a_second_init_changes_nothing(hub: Cli) -> None:

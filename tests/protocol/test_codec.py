@@ -341,6 +341,8 @@ def test_an_int_is_no_bool(number: object) -> None:
 def test_elements_that_a_later_version_appends_are_ignored(kind: Kind, data: st.DataObject) -> None:
     value = data.draw(kind.values)
     tree = cbor2.loads(kind.encode(value))
+    if isinstance(value, EpochHeader | Heartbeat):
+        tree.append(False)  # whether it is a rehearsal, or closes: what was appended already
     more = data.draw(st.lists(UINTS | texts(5), min_size=1, max_size=3))
     assert kind.decode(cbor2.dumps([*tree, *more])) == value
 

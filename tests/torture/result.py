@@ -5,6 +5,7 @@ what outcome. Runs may be added up over commits that leave the code under test a
 """
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -32,7 +33,9 @@ class Result:
 
 
 def commit() -> str:
-    """The checkout's commit, with a + where files differ from it."""
+    """The checkout's commit, with a + where files differ from it; empty where there is none."""
+    if shutil.which("git") is None:
+        return ""
     head = _git("rev-parse", "--short", "HEAD")
     return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
 

@@ -16,14 +16,12 @@ def _need_loop_devices() -> None:
         pytest.skip(f"SKIPPED: {why}")
 
 
-@pytest.mark.loop
 @pytest.mark.timeout(300)
 def test_nothing_acknowledged_is_lost_by_a_power_cut_on_ext4() -> None:
     _need_loop_devices()
     assert cuts.run(100, SEED).is_clean
 
 
-@pytest.mark.loop
 @pytest.mark.timeout(120)
 def test_a_journal_that_does_not_wait_for_the_disk_is_found_out() -> None:
     _need_loop_devices()
