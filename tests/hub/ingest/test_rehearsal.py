@@ -322,3 +322,15 @@ def test_page_and_api_tell_of_it(engine: Engine) -> None:
     assert listed == client.get(path).json()["device"]
     assert listed["rehearsal"] == {"at": "2026-04-24T10:56:00.000+08:00", "taps": 12}
     assert "10:56，收到12次模拟刷卡，不计入考勤" in site.signed_in("甲").get(page).text
+
+
+def test_a_rehearsal_whose_epochs_come_in_another_order_is_one(venue: Venue) -> None:
+    scratch = venue.edge.rehearse()
+    for number in range(3):
+        scratch.tap(uid(number))
+    first = scratch.topic(), scratch.payload()
+    scratch.reopen()
+    scratch.tap(uid(9))
+    venue.send(scratch)
+    venue.land(first)
+    assert venue.device().rehearsed == fleet.Rehearsed(NOW, 4)
