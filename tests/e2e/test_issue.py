@@ -43,7 +43,8 @@ class Terminal:
         self._shown = b""
         self.process = subprocess.Popen(
             [
-                # so that Ctrl-C reaches it
+                # so that Ctrl-C reaches it, also where whoever started the tests ignores it
+                *(find_program("env", "coreutils"), "--default-signal=INT"),
                 *(find_program("setsid", "util-linux"), "--ctty"),
                 *(PROGRAM, "issue", "--config", venue.edge.config),
                 *("--hub", venue.hub.url, "--token-file", token, *arguments),
