@@ -394,9 +394,10 @@ def _rehearsed(conn: Connection, ids: Sequence[int]) -> dict[int, Rehearsed]:
     found = {}
     for device_id, epochs in known.items():
         line: list[Any] = []
-        # They need not have come in the order in which they were opened.
+        # They need not have come in the order in which they were opened; nor need a header be true.
         followed = {row.parent_epoch for row in epochs.values()}
-        each = [row for epoch, row in epochs.items() if epoch not in followed][-1]
+        ends = [row for epoch, row in epochs.items() if epoch not in followed]
+        each = (ends or list(epochs.values()))[-1]
         while each is not None and each not in line:
             line.append(each)
             each = epochs.get(each.parent_epoch)

@@ -35,7 +35,7 @@ from hub.taps import WAITING, Asked, waiting
 from protocol.credential import REHEARSAL_SCHEME, Credential
 from protocol.errors import Reason
 from protocol.identity import OpeningKey, SigningKey
-from protocol.journal import Act, ClockSample, Gap, Stamp, chain_start, encode_entry
+from protocol.journal import Act, ClockSample, Gap, Parent, Stamp, chain_start, encode_entry
 from protocol.topics import Up
 from tests.fakes.edge import FakeEdge, uid
 from tests.hub.site import ZONE, Site
@@ -334,3 +334,16 @@ def test_a_rehearsal_whose_epochs_come_in_another_order_is_one(venue: Venue) -> 
     venue.send(scratch)
     venue.land(first)
     assert venue.device().rehearsed == fleet.Rehearsed(NOW, 4)
+
+
+def test_epochs_that_name_each_other_break_no_page(venue: Venue) -> None:
+    """A device may sign what it likes."""
+    scratch = venue.edge.rehearse()
+    parent = Parent(scratch.epoch, 1, bytes(32))
+    scratch.header = replace(scratch.header, parent=parent)
+    scratch.header_bytes = scratch.header.encode()
+    _with_header(scratch).tap(uid(1))
+    assert not venue.send(scratch).rejected
+    rehearsed = venue.device().rehearsed
+    assert rehearsed is not None
+    assert rehearsed.taps == 1
