@@ -13,6 +13,7 @@ from protocol.batch import MAX_HELD_EPOCHS, MAX_ITEMS, MAX_RANGES, HubState, Ran
 from protocol.delivery import (
     COALESCE_MS,
     MAX_RESEND_MS,
+    MAX_REST_MS,
     RESEND_MS,
     WINDOW,
     Accepted,
@@ -422,6 +423,48 @@ def test_a_hub_that_comes_back_is_offered_resting_epochs_at_once() -> None:
         now = wake
     sender.hub_state(HubState(7, 2, online=True), now)
     assert drain(sender, now) == [Send(EPOCH, 1, 10)]
+
+
+def a_hub_comes(sender: Sender, now: int) -> None:
+    sender.hub_state(HubState(7, 2, online=True), now)
+
+
+def the_line_comes(sender: Sender, now: int) -> None:
+    sender.disconnected()
+    sender.connected(now)
+
+
+def a_newer_epoch_gets_its_receipt(sender: Sender, now: int) -> None:
+    sender.appended(LATER, 1, now)
+    drain(sender, now)
+    sender.receipt(receipt_for(1, epoch=LATER), digest_of, now)
+
+
+@pytest.mark.parametrize("comes", [a_hub_comes, the_line_comes, a_newer_epoch_gets_its_receipt])
+def test_what_failed_for_hours_is_soon_tried_again_if_the_hub_that_is_back_misses_it(
+    comes: Callable[[Sender, int], None],
+) -> None:
+    """A hub that has just come may lose the first try: the next is no ten minutes away."""
+    sender = sender_with(10)
+    sender.hold(LATER, 1, 0, 0)
+    sender.connected(0)
+
+    def run(now: int, until: int) -> tuple[int, list[int]]:
+        tries = []
+        while now < until:
+            tries += [now for each in drain(sender, now) if each.epoch == EPOCH]
+            wake = sender.wake_at(now)
+            assert wake is not None
+            now = wake
+        return now, tries
+
+    now, before = run(0, 3 * 3600_000)
+    assert before[-1] - before[-2] >= MAX_REST_MS
+    comes(sender, now)
+    _, after = run(now, now + MAX_REST_MS)
+    pauses = [b - a for a, b in itertools.pairwise(after)]
+    assert pauses[0] <= MAX_RESEND_MS + 8 * RESEND_MS
+    assert pauses == sorted(pauses)  # where the hub stays silent it costs less and less
 
 
 @pytest.mark.parametrize("receipt_ms", [5, 4_000])
