@@ -6,7 +6,6 @@ durable, and holds no card number; of two at work on one list, the later writes 
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import msgspec
 
 from edge.desk import Desk, IssueError, Member, Reading
 from edge.request import RequestError, plain
+from edge.wholefile import write
 
 MAX_LIST: Final = 2000
 MAX_LIST_BYTES: Final = 1 << 20
@@ -159,14 +159,8 @@ class Batch:
 
     def _save(self) -> None:
         """Whole or not at all, and durable."""
-        scratch = self._file.with_name(self._file.name + ".new")
         try:
-            descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(_ProgressFile(self.hub, self.done)))
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.rename(self._file)
+            write(self._file, msgspec.json.encode(_ProgressFile(self.hub, self.done)))
         except OSError as error:
             raise IssueError(
                 f"{self._file}: {error.strerror}: how far the list has come is not kept; what was"

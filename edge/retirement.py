@@ -5,8 +5,9 @@ The file is named after the edge: a device that is enrolled again is somebody el
 whom it was before concerns it. Who may order it is not asked here (protocol.fleet.Order).
 """
 
-import os
 from pathlib import Path
+
+from edge.wholefile import write
 
 
 def is_retired(data: Path, edge: bytes) -> bool:
@@ -16,18 +17,7 @@ def is_retired(data: Path, edge: bytes) -> bool:
 
 def keep(data: Path, edge: bytes, order: bytes) -> None:
     """Makes the order durable, byte for byte. Raises OSError, and then nothing was kept."""
-    path = _path(data, edge)
-    scratch = path.with_suffix(".new")
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(order)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(path)
-    folder = os.open(data, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write(_path(data, edge), order)
 
 
 def _path(data: Path, edge: bytes) -> Path:
