@@ -490,9 +490,9 @@ class Recorder:
             return
         if any(each.credential == event.credential for each in self._cards):
             self._commit()
-        opened_ms = self._opened_ms(event.boottime_ms)
-        if self._debounce.repeats(event.credential, event.boottime_ms, opened_ms):
-            self._feedback.show(self._repeated_as(event))
+        at = self._stamp(event.boottime_ms)
+        if self._debounce.repeats(event.credential, event.boottime_ms, self._opened_ms(at)):
+            self._feedback.show(self._repeated_as(event, at))
         elif self._acted.repeats(event.credential, event.boottime_ms):
             self._feedback.show(Notice(Outcome.ACTED, event.reader, ALREADY_ACTED))
         else:
@@ -542,15 +542,14 @@ class Recorder:
         except Exception:
             self._show_failed(cards)  # a bug of ours is no reason to leave a member in the dark
             raise
-        for card in cards:
-            self._feedback.show(self._recorded_as(card))
+        for card, tap in zip(cards, taps, strict=True):
+            self._feedback.show(self._recorded_as(card, tap.at))
             self._debounce.recorded(card.credential, card.boottime_ms)
-            self._count(card)
+            self._count(tap.at)
         self._notify(Appended(self._journal.epoch, head))
 
-    def _recorded_as(self, card: CardRead) -> Notice:
+    def _recorded_as(self, card: CardRead, at: Stamp) -> Notice:
         """The light for a tap that is durable: neutral wherever there is nothing to know it by."""
-        at = self._stamp(card.boottime_ms)
         if at.trusted and card.valid is not None and not card.valid.holds(at.wall_ms):
             return Notice(Outcome.UNKNOWN, card.reader, OUT_OF_DATE)
         if self._roster is None or not at.trusted:
@@ -563,9 +562,9 @@ class Recorder:
             case Known.SILENT:
                 return Notice(Outcome.RECORDED, card.reader)
 
-    def _repeated_as(self, card: CardRead) -> Notice:
+    def _repeated_as(self, card: CardRead, at: Stamp) -> Notice:
         """The light for a card that was recorded a moment ago: what is to be checked stays so."""
-        match self._recorded_as(card).outcome:
+        match self._recorded_as(card, at).outcome:
             case Outcome.UNKNOWN:
                 return Notice(Outcome.UNKNOWN, card.reader, ALREADY_UNKNOWN)
             case Outcome.RECOGNISED:
@@ -573,8 +572,8 @@ class Recorder:
             case _:
                 return Notice(Outcome.ALREADY, card.reader)
 
-    def _count(self, card: CardRead) -> None:
-        opened = self._opened(self._stamp(card.boottime_ms))
+    def _count(self, at: Stamp) -> None:
+        opened = self._opened(at)
         counted, taps = self._tally
         self._tally = (opened, taps + 1 if counted == opened else 1)
 
@@ -583,13 +582,10 @@ class Recorder:
         roster = self._roster
         return None if roster is None or not at.trusted else roster.opened_ms(at.wall_ms)
 
-    def _opened_ms(self, boottime_ms: int) -> int | None:
+    def _opened_ms(self, at: Stamp) -> int | None:
         """When check-in opened last here, by CLOCK_BOOTTIME; None where that is not known."""
-        at = self._stamp(boottime_ms)
-        if self._roster is None or not at.trusted:
-            return None
-        opened_ms = self._roster.opened_ms(at.wall_ms)
-        return None if opened_ms is None else boottime_ms - (at.wall_ms - opened_ms)
+        opened_ms = self._opened(at)
+        return None if opened_ms is None else at.boottime_ms - (at.wall_ms - opened_ms)
 
     def _show_failed(self, cards: list[CardRead]) -> None:
         for card in cards:
