@@ -311,10 +311,11 @@ def serve(config: Config = None) -> None:
     )
     with _Hub.open(config, migrates=True) as hub, serving(hub.engine):
         run(hub.engine, hub.keyring, hub.settings)
-    try:
+    with suppress(OSError):  # nobody may read the log
         sys.stderr.flush()
-    except OSError:  # nobody reads the log: the interpreter would try once more, and end with 120
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    # All is closed. The interpreter would wait for the thread of a request that was cut short and
+    # waits for the database, and end with 120 over a log that nobody reads.
+    os._exit(0)
 
 
 @app.command()

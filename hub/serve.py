@@ -4,7 +4,6 @@ Ends on SIGTERM and SIGINT (uvicorn's doing): pages first, then what is being co
 """
 
 import gc
-import os
 import signal
 import socket
 import threading
@@ -33,8 +32,6 @@ from hub.store.policies import Policies
 from protocol.topics import Broker
 
 FORGET_EVERY_S: Final = 60.0
-END_S: Final = 2.0
-"""How long the end may take once nothing is served any more."""
 TEND_EVERY_S: Final = 3.0
 """How soon the broker hears of a device that has come or gone."""
 
@@ -98,11 +95,6 @@ def serve(engine: Engine, keyring: Keyring, settings: Settings) -> None:
         server.run([listener])
     finally:
         stopping.set()
-        # The thread of a request that was cut short may wait for the database, and the interpreter
-        # would wait for it.
-        last = threading.Timer(END_S, os._exit, (0,))
-        last.daemon = True
-        last.start()
         ingest.stop()
 
 

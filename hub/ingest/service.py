@@ -132,7 +132,7 @@ class Ingest:
         self._stopping.set()
         self._network.stop()
         self._arrivals.put(None)
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=2)
 
     def alive(self) -> bool:
         """Whether both threads live, without which nothing is taken in."""
