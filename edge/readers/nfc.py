@@ -9,14 +9,13 @@ This process never talks to a chip: the workers do (edge.readers.nfc_worker), on
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from edge.cards.settings import UID_ONLY, Plan
-from edge.readers import Health, Sink
-from edge.readers.supervised import DEFAULT_READ_TIMEOUT_MS, STOP_S, Outlet, SupervisedReader
+from edge.readers.configured import ConfiguredReaders
+from edge.readers.supervised import DEFAULT_READ_TIMEOUT_MS, Outlet, SupervisedReader
 
 TAKEN: Final = "another program uses it"
 """In a reader's trouble: its line or USB device is not ours, perhaps another shuaka-edge's."""
@@ -37,7 +36,7 @@ class NfcDevice:
         return self.name or f"nfc {self.device.rpartition('/')[2]}"
 
 
-class NfcReaders:
+class NfcReaders(ConfiguredReaders):
     """The driver. `worker` is the workers' command line (for tests)."""
 
     def __init__(
@@ -48,10 +47,10 @@ class NfcReaders:
         cards: Plan = UID_ONLY,
         worker: Sequence[str] = _WORKER,
     ) -> None:
-        self._outlet = Outlet()
-        self._readers = [
+        outlet = Outlet()
+        readers = [
             SupervisedReader(
-                self._outlet,
+                outlet,
                 each.reader,
                 os.fsencode(each.device),
                 tuple(worker),
@@ -60,27 +59,4 @@ class NfcReaders:
             )
             for each in devices
         ]
-
-    def start(self, sink: Sink) -> None:
-        """Begins to report to `sink`; returns at once."""
-        self._outlet.open(sink)
-        for reader in self._readers:
-            reader.start()
-
-    def stop(self) -> None:
-        """Ends workers and threads; afterwards the sink is not called any more."""
-        self._outlet.close()
-        for reader in self._readers:
-            reader.stop()
-        deadline = time.monotonic() + STOP_S
-        for reader in self._readers:
-            if reader.thread.ident is not None:
-                reader.thread.join(max(0.0, deadline - time.monotonic()))
-
-    def health(self) -> Health:
-        """All configured readers."""
-        return Health("nfc", tuple(reader.health() for reader in self._readers))
-
-    def alive(self) -> bool:
-        """Whether all threads run that should."""
-        return all(reader.thread.is_alive() for reader in self._readers)
+        super().__init__("nfc", outlet, readers)

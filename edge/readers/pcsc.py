@@ -13,7 +13,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -30,6 +29,7 @@ from edge.readers.supervised import (
     Outlet,
     SupervisedReader,
     WorkerEnded,
+    join,
 )
 
 _WORKER: Final = (sys.executable, "-P", "-m", "edge.readers.pcsc_worker")
@@ -70,10 +70,7 @@ class PcscReaders:
             readers = list(self._readers.values())
         for reader in readers:
             reader.stop()
-        deadline = time.monotonic() + STOP_S
-        for thread in [self._thread, *(reader.thread for reader in readers)]:
-            if thread.ident is not None:
-                thread.join(max(0.0, deadline - time.monotonic()))
+        join([self._thread, *(reader.thread for reader in readers)])
 
     def signal(self, reader: str, outcome: Outcome) -> None:
         """Has the reader of that name, if it is there, show `outcome` by its own lamp and buzzer;

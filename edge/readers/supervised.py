@@ -18,7 +18,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final, assert_never
 
@@ -59,7 +59,7 @@ from protocol.credential import Assurance, Credential, InvalidCredentialError
 DEFAULT_READ_TIMEOUT_MS: Final = 1000
 
 STARTING: Final = "starting"
-"""A reader's trouble before its worker has said anything."""
+"""A reader's trouble before anything is known of it."""
 
 STOP_S: Final = 3.0
 """What a driver grants its threads to end in `stop`."""
@@ -100,6 +100,14 @@ class Outlet:
                 self._sink(event)
             except Exception:  # noqa: BLE001 - not this thread's fault
                 _log.exception("an event of a reader could not be passed on")
+
+
+def join(threads: Iterable[threading.Thread]) -> None:
+    """Waits for `threads` to end, STOP_S at most; one that was never started has nothing to end."""
+    deadline = time.monotonic() + STOP_S
+    for thread in threads:
+        if thread.ident is not None:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class SupervisedReader:

@@ -30,14 +30,13 @@ from edge.readers import (
     CardSeen,
     CardUnreadable,
     Down,
-    Health,
     ReaderDown,
     ReaderHealth,
     ReaderUp,
-    Sink,
     Unreadable,
 )
-from edge.readers.supervised import STOP_S, Outlet
+from edge.readers.configured import ConfiguredReaders
+from edge.readers.supervised import STARTING, Outlet
 from protocol.credential import CardNumberFormat, InvalidCredentialError, uid_bytes
 
 LONGEST_PAUSE_S: Final = 2.0
@@ -182,38 +181,14 @@ def open_device(path: Path) -> int:
     return descriptor
 
 
-class WedgeReaders:
+class WedgeReaders(ConfiguredReaders):
     """The driver. `open_` gives a descriptor that can be polled (for tests)."""
 
     def __init__(
         self, wedges: Sequence[Wedge], *, open_: Callable[[Path], int] = open_device
     ) -> None:
-        self._outlet = Outlet()
-        self._readers = [_Reader(each, self._outlet, open_) for each in wedges]
-
-    def start(self, sink: Sink) -> None:
-        """Begins to report to `sink`; returns at once."""
-        self._outlet.open(sink)
-        for reader in self._readers:
-            reader.thread.start()
-
-    def stop(self) -> None:
-        """Lets go of the devices; afterwards the sink is not called any more."""
-        self._outlet.close()
-        for reader in self._readers:
-            reader.stop()
-        deadline = time.monotonic() + STOP_S
-        for reader in self._readers:
-            if reader.thread.ident is not None:
-                reader.thread.join(max(0.0, deadline - time.monotonic()))
-
-    def health(self) -> Health:
-        """All configured readers."""
-        return Health("wedge", tuple(reader.health() for reader in self._readers))
-
-    def alive(self) -> bool:
-        """Whether all threads run that should."""
-        return all(reader.thread.is_alive() for reader in self._readers)
+        outlet = Outlet()
+        super().__init__("wedge", outlet, [_Reader(each, outlet, open_) for each in wedges])
 
 
 class _Reader:
@@ -226,7 +201,7 @@ class _Reader:
         self._open = open_
         self._generation = 0
         self._up = False
-        self._trouble = "starting"
+        self._trouble = STARTING
         self._logged = ""
         self._stopped = threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"reader {self._name}", daemon=True)
